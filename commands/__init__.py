@@ -1,0 +1,1 @@
+"""What may be asked. Turns a request into decisions on streams."""

@@ -1,0 +1,1 @@
+"""Process managers: fed events, they issue commands."""

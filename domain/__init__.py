@@ -1,0 +1,1 @@
+"""Facts, states and rules. Imports only the standard library and msgspec."""
