@@ -6,6 +6,7 @@ from typing import Literal, NewType, TypeAlias, assert_never
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from domain.changes import applied, differing
 from domain.errors import AgentIsArchived, AlreadyExists, NotFound
 from domain.events import Aggregate, Event, JsonObject
 
@@ -80,11 +81,11 @@ class AgentChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """What to change of a profile; what is not set stays."""
 
     name: str | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
     agent_type: str | UnsetType = UNSET
     configuration: JsonObject | UnsetType = UNSET
     system_prompt: str | UnsetType = UNSET
-    source: AgentSource | None | UnsetType = UNSET
+    source: AgentSource | UnsetType | None = UNSET
 
 
 # Events. The tags are stored for ever: change them only with an upcaster.
@@ -175,15 +176,11 @@ def evolve(state: AgentState, event: AgentEvent) -> AgentState:
 
 def _evolve_profile(
     profile: AgentProfile,
-    event: AgentChanged
-    | AgentTagged
-    | AgentModelConfigured
-    | AgentActivated
-    | AgentDeactivated,
+    event: AgentChanged | AgentTagged | AgentModelConfigured | AgentActivated | AgentDeactivated,
 ) -> AgentProfile:
     match event:
         case AgentChanged():
-            return msgspec.structs.replace(profile, **_given(event.changes))
+            return applied(profile, event.changes)
         case AgentTagged():
             return msgspec.structs.replace(profile, tags=event.tags)
         case AgentModelConfigured():
@@ -228,12 +225,10 @@ def change(
     if isinstance(changes.configuration, dict):
         merged = {**profile.configuration, **changes.configuration}
         changes = msgspec.structs.replace(changes, configuration=merged)
-    differing = {
-        name: value for name, value in _given(changes).items() if getattr(profile, name) != value
-    }
-    if not differing:
+    changes = differing(changes, profile)
+    if changes == AgentChanges():
         return ()
-    return (AgentChanged(agent_id=agent_id, changes=AgentChanges(**differing)),)
+    return (AgentChanged(agent_id=agent_id, changes=changes),)
 
 
 def tag(state: AgentState, *, agent_id: AgentId, tags: object) -> tuple[AgentEvent, ...]:
@@ -267,9 +262,7 @@ def archive(state: AgentState, *, agent_id: AgentId, reason: str) -> tuple[Agent
     return (AgentArchived(agent_id=agent_id, reason=reason),)
 
 
-def registered(
-    state: AgentState, agent_id: AgentId, *, pointer: str | None = None
-) -> Registered:
+def registered(state: AgentState, agent_id: AgentId, *, pointer: str | None = None) -> Registered:
     """Insist on an agent that can change and work.
 
     Raises:
@@ -316,8 +309,3 @@ def _tidied(profile: AgentProfile) -> AgentProfile:
     legacy = configuration.pop("tags", ())
     tags = normalized_tags(profile.tags) or normalized_tags(legacy)
     return msgspec.structs.replace(profile, configuration=configuration, tags=tags)
-
-
-def _given(changes: AgentChanges) -> dict[str, object]:
-    pairs = ((name, getattr(changes, name)) for name in changes.__struct_fields__)
-    return {name: value for name, value in pairs if value is not UNSET}

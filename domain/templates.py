@@ -71,9 +71,7 @@ def check(
             raise Invalid(_complaint(reference), pointer=pointer)
 
 
-def _known(
-    reference: Reference, earlier: Collection[str], inputs: Collection[str] | None
-) -> bool:
+def _known(reference: Reference, earlier: Collection[str], inputs: Collection[str] | None) -> bool:
     if reference == PREVIOUS:
         return bool(earlier)
     if reference.source == "steps":

@@ -100,6 +100,4 @@ class ModelCallInDoubt(Event, frozen=True, kw_only=True, tag="model_call_in_doub
 
 
 ModelCallOutcome: TypeAlias = ModelCallCompleted | ModelCallFailed
-UsageEvent: TypeAlias = (
-    ModelCallRequested | ModelCallCompleted | ModelCallFailed | ModelCallInDoubt
-)
+UsageEvent: TypeAlias = ModelCallRequested | ModelCallCompleted | ModelCallFailed | ModelCallInDoubt

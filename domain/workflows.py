@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from domain import templates
+from domain.changes import applied, differing
 from domain.errors import (
     AlreadyExists,
     Invalid,
@@ -61,15 +62,15 @@ class WorkflowChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """What to change of a profile; what is not set stays."""
 
     name: str | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
-    goal: str | None | UnsetType = UNSET
-    context: str | None | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    goal: str | UnsetType | None = UNSET
+    context: str | UnsetType | None = UNSET
     category: str | UnsetType = UNSET
     priority: str | UnsetType = UNSET
-    owner: str | None | UnsetType = UNSET
+    owner: str | UnsetType | None = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
     configuration: JsonObject | UnsetType = UNSET
-    inputs: tuple[str, ...] | None | UnsetType = UNSET
+    inputs: tuple[str, ...] | UnsetType | None = UNSET
 
 
 # Events.
@@ -155,7 +156,7 @@ def _evolve_drafted(
 ) -> Drafted:
     match event:
         case WorkflowChanged():
-            profile = msgspec.structs.replace(state.profile, **_given(event.changes))
+            profile = applied(state.profile, event.changes)
             return msgspec.structs.replace(state, profile=profile)
         case WorkflowStepsChanged():
             return msgspec.structs.replace(state, steps=event.steps)
@@ -203,15 +204,10 @@ def change(
 ) -> tuple[WorkflowEvent, ...]:
     """Change what differs; the outcome as a whole must still make sense."""
     known = drafted(state, workflow_id)
-    differing = {
-        name: value
-        for name, value in _given(changes).items()
-        if getattr(known.profile, name) != value
-    }
+    changes = differing(changes, known.profile)
     events: list[WorkflowEvent] = []
-    if differing:
-        changed = WorkflowChanges(**differing)
-        events.append(WorkflowChanged(workflow_id=workflow_id, changes=changed))
+    if changes != WorkflowChanges():
+        events.append(WorkflowChanged(workflow_id=workflow_id, changes=changes))
     if steps is not None and steps != known.steps:
         events.append(WorkflowStepsChanged(workflow_id=workflow_id, steps=steps))
     _check_outcome(WORKFLOW.fold(events, known))
@@ -260,9 +256,7 @@ def drafted(state: WorkflowState, workflow_id: WorkflowId) -> Drafted:
             assert_never(state)
 
 
-def runnable(
-    state: WorkflowState, workflow_id: WorkflowId, given: Mapping[str, object]
-) -> Drafted:
+def runnable(state: WorkflowState, workflow_id: WorkflowId, given: Mapping[str, object]) -> Drafted:
     """Insist on a published workflow and on every input its steps ask for.
 
     Raises:
@@ -312,8 +306,3 @@ def _inputs(workflow: Drafted) -> list[str]:
         if reference.source == "input"
     ]
     return list(dict.fromkeys([*(workflow.profile.inputs or ()), *named]))
-
-
-def _given(changes: WorkflowChanges) -> dict[str, object]:
-    pairs = ((name, getattr(changes, name)) for name in changes.__struct_fields__)
-    return {name: value for name, value in pairs if value is not UNSET}

@@ -1,0 +1,25 @@
+"""Partial changes: structs whose fields are UNSET where nothing is to change."""
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET
+
+C = TypeVar("C", bound=msgspec.Struct)
+P = TypeVar("P", bound=msgspec.Struct)
+
+
+def differing(changes: C, known: msgspec.Struct) -> C:
+    """Keep of a change what differs from what is known."""
+    same = [
+        name for name in changes.__struct_fields__ if getattr(changes, name) == getattr(known, name)
+    ]
+    return msgspec.structs.replace(changes, **dict.fromkeys(same, UNSET))
+
+
+def applied(known: P, changes: msgspec.Struct) -> P:
+    """Give what is known the values that a change sets."""
+    pairs = ((name, getattr(changes, name)) for name in changes.__struct_fields__)
+    return msgspec.structs.replace(
+        known, **{name: value for name, value in pairs if value is not UNSET}
+    )
