@@ -20,7 +20,7 @@ from domain.usage import (
     ModelCallRequested,
     UsageEvent,
 )
-from domain.workflows import ErrorHandling, Step
+from domain.workflows import Step
 
 RunId = NewType("RunId", int)
 
@@ -176,6 +176,10 @@ class Running(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     def step(self) -> int:
         return len(self.outputs)
 
+    @property
+    def current(self) -> Step | None:
+        return self.steps[self.step] if self.step < len(self.steps) else None
+
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
     run_id: RunId
@@ -308,7 +312,7 @@ def due(state: RunState, *, now: datetime, void_before: datetime) -> Due:
             who could hold one is known to be dead. An embedded installation
             passes the moment at which it took the exclusive lock.
     """
-    if not isinstance(state, Running):
+    if not isinstance(state, Running) or state.current is None:
         return Nothing()
     lease = state.lease
     if lease is not None and lease.granted_at >= void_before and now < lease.until:
@@ -342,7 +346,7 @@ def begin_step(
     Of two workers deciding at once one loses the race on the stream version,
     and decides again to nothing.
     """
-    if not isinstance(state, Running) or (state.step, state.attempt + 1) != (step, attempt):
+    if not isinstance(state, Running) or not _awaits(state, step, attempt):
         return ()
     doubtful = [known.call_id for known in state.calls if known.in_doubt]
     return (
@@ -414,7 +418,7 @@ def record_failure(
 
 def fail_step(state: RunState, *, step: int, attempt: int, error: str) -> tuple[RunEvent, ...]:
     """Fail a try that never got as far as a call: its agent is gone, its prompt too long."""
-    if not isinstance(state, Running) or (state.step, state.attempt + 1) != (step, attempt):
+    if not isinstance(state, Running) or not _awaits(state, step, attempt):
         return ()
     return _give_up(msgspec.structs.replace(state, attempt=attempt), error)
 
@@ -451,7 +455,7 @@ def next_try(
     """
     if not retryable or not isinstance(state, Running) or state.first_try_at is None:
         return None
-    if state.attempt > state.steps[state.step].max_retries:
+    if state.current is None or state.attempt > state.current.max_retries:
         return None
     ceiling = min(RETRY_DELAY_MAX, RETRY_BASE * 2 ** min(state.attempt - 1, 10))
     delay = ceiling * jitter if retry_after is None else min(retry_after, RETRY_AFTER_MAX)
@@ -463,7 +467,7 @@ def _give_up(state: Running, error: str) -> tuple[RunEvent, ...]:
     failed = StepFailed(
         run_id=state.run_id, step=state.step, attempt=state.attempt, error=error, retry_at=None
     )
-    if state.steps[state.step].error_handling == "skip":
+    if state.current is not None and state.current.error_handling == "skip":
         skipped = StepSkipped(run_id=state.run_id, step=state.step)
         return (failed, skipped, *_end(_next_step(state, None)))
     return (failed, RunFailed(run_id=state.run_id, step=state.step, error=error))
@@ -474,6 +478,10 @@ def _end(state: Running) -> tuple[RunEvent, ...]:
         return ()
     done = [output for output in state.outputs if output is not None]
     return (RunCompleted(run_id=state.run_id, output=done[-1] if done else None),)
+
+
+def _awaits(state: Running, step: int, attempt: int) -> bool:
+    return state.current is not None and (state.step, state.attempt + 1) == (step, attempt)
 
 
 def _is_open(state: RunState, call_id: str) -> bool:

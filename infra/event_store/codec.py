@@ -1,0 +1,143 @@
+"""What an event looks like at rest: JSON that an auditor can read."""
+
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, TypeVar, get_args
+
+import msgspec
+
+from domain.catalog import EVENT_TYPES, AnyEvent
+from domain.events import Event, JsonObject, Metadata, Recorded, StreamId, WorkspaceId
+from domain.upcasters import UPCASTERS, Upcasters, upcast
+from infra.vault import Vault
+
+E = TypeVar("E", bound=Event)
+
+
+class Stored(NamedTuple):
+    """A row of the log."""
+
+    global_position: int
+    stream_id: str
+    stream_version: int
+    tag: str
+    body: bytes
+
+
+class _Body(msgspec.Struct, Generic[E], frozen=True):
+    """What goes into the `state` column.
+
+    The metadata's fields stand beside the event, so that one look at a row tells all.
+    """
+
+    event: E
+    event_id: str
+    schema_version: int
+    metadata: Metadata
+
+
+class _Old(msgspec.Struct, frozen=True):
+    event: JsonObject
+    event_id: str
+    schema_version: int
+    metadata: Metadata
+
+
+class _EventOnly(msgspec.Struct, frozen=True):
+    event: AnyEvent
+
+
+class _MetadataOnly(msgspec.Struct, frozen=True):
+    metadata: Metadata
+
+
+class CannotDecode(Exception):
+    """A stored event that today's classes and upcasters cannot read."""
+
+
+class Codec:
+    """Encodes events for the log and back. Personal fields are sealed on the way in
+    and stay sealed on the way out: whoever may see them opens them.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        *,
+        upcasters: Upcasters = UPCASTERS,
+        types: Mapping[str, type[Event]] = EVENT_TYPES,
+    ) -> None:
+        self._vault = vault
+        self._upcasters = upcasters
+        self._aged = {tag for tag, _ in upcasters}
+        self._personal = {kind: personal_fields(kind) for kind in types.values()}
+        self._encoder = msgspec.json.Encoder()
+        self._whole = msgspec.json.Decoder(_Body[AnyEvent])
+        self._event = msgspec.json.Decoder(_EventOnly)
+        self._metadata = msgspec.json.Decoder(_MetadataOnly)
+        self._old = msgspec.json.Decoder(_Old)
+
+    def encode(self, event: Event, event_id: str, metadata: Metadata) -> bytes:
+        personal = self._personal.get(type(event), ())
+        if personal:
+            event = self._sealed(event, personal, metadata.workspace_id)
+        return self._encoder.encode(_Body(event, event_id, event.schema_version, metadata))
+
+    def decode(self, row: Stored) -> Recorded[AnyEvent]:
+        """Read a row back.
+
+        Raises:
+            CannotDecode: No class or upcaster fits.
+        """
+        try:
+            body = self._upcast(row) if row.tag in self._aged else self._whole.decode(row.body)
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            raise CannotDecode(f"{row.tag} at {row.global_position}: {error}") from error
+        return Recorded(
+            event=body.event,
+            event_id=body.event_id,
+            stream_id=StreamId(row.stream_id),
+            stream_version=row.stream_version,
+            global_position=row.global_position,
+            metadata=body.metadata,
+            schema_version=body.schema_version,
+        )
+
+    def event(self, row: Stored) -> AnyEvent:
+        """Read only the event: what folding needs, in half the time."""
+        if row.tag in self._aged:
+            return self.decode(row).event
+        try:
+            return self._event.decode(row.body).event
+        except msgspec.MsgspecError as error:
+            raise CannotDecode(f"{row.tag} at {row.global_position}: {error}") from error
+
+    def metadata(self, row: Stored) -> Metadata:
+        return self._metadata.decode(row.body).metadata
+
+    def _upcast(self, row: Stored) -> _Body[AnyEvent]:
+        old = self._old.decode(row.body)
+        event = msgspec.convert(
+            upcast(old.event, old.schema_version, self._upcasters), type=AnyEvent
+        )
+        return _Body(event, old.event_id, old.schema_version, old.metadata)
+
+    def _sealed(self, event: E, fields: tuple[str, ...], workspace_id: WorkspaceId) -> E:
+        subject = f"{event.subject_field}:{getattr(event, event.subject_field)}"
+        sealed = {
+            name: self._vault.seal(workspace_id, subject, getattr(event, name)) for name in fields
+        }
+        return msgspec.structs.replace(event, **sealed)
+
+
+def personal_fields(kind: type[Event]) -> tuple[str, ...]:
+    """Name the fields of an event type that hold personal data."""
+    found = tuple(
+        field.name
+        for field in msgspec.structs.fields(kind)
+        if any(
+            isinstance(mark, msgspec.Meta) and (mark.extra or {}).get("personal")
+            for mark in get_args(field.type)[1:]
+        )
+    )
+    assert not found or kind.subject_field, f"{kind.__name__} must name its subject_field"
+    return found
