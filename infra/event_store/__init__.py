@@ -1,0 +1,1 @@
+"""The append-only store, under the `eventsourcing` package's interfaces."""

@@ -1,0 +1,263 @@
+"""The event store that commands, followers and the live stream use."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from commands.transact import Command, Known, Loaded, SealedBlob, Write
+from domain.catalog import AnyEvent
+from domain.events import (
+    Aggregate,
+    Blob,
+    CommandId,
+    Event,
+    Metadata,
+    Recorded,
+    StreamId,
+    WorkspaceId,
+)
+from infra.event_store.codec import Codec, Stored
+from infra.event_store.lane import Append, Deliver, NewRow, Written
+from infra.ids import new_uuid
+from infra.vault import Vault
+
+S = TypeVar("S")
+E = TypeVar("E", bound=Event)
+
+STATES_CACHED_MAX = 10_000
+"""Folded states kept in memory per process."""
+
+WORKSPACES_KNOWN_MAX = 100_000
+"""Workspaces whose newest position this process remembers."""
+
+PAGE_ROWS_MAX = 1_000
+"""Rows read from the log at once."""
+
+POLL_S = 1.0
+"""How soon an append of another process is noticed when nothing tells of it."""
+
+
+class Log(Protocol):
+    """Where rows are kept. `submit` may be called in any thread, and delivers in another."""
+
+    def submit(self, appends: Sequence[Append], deliver: Deliver) -> None: ...
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]: ...
+    async def all(self, *, after: int, limit: int) -> list[Stored]: ...
+    async def workspace(self, workspace_id: str, *, after: int, limit: int) -> list[Stored]: ...
+    async def head(self) -> int: ...
+    async def workspace_head(self, workspace_id: str) -> int: ...
+    async def command(self, command_id: CommandId) -> Known | None: ...
+    async def blob(self, workspace_id: str, address: str) -> bytes | None: ...
+    def close(self) -> None: ...
+
+
+class _Cached(NamedTuple):
+    aggregate: Aggregate[Any, Any]
+    loaded: Loaded[Any]
+
+
+class _Waiting(NamedTuple):
+    append: Append
+    future: asyncio.Future[list[int]]
+    writes: Sequence[Write]
+    metadata: Metadata
+
+
+class EventStore:
+    """Implements `commands.transact.EventStore` over any log. Belongs to one event loop."""
+
+    def __init__(self, log: Log, vault: Vault, codec: Codec | None = None) -> None:
+        self._log = log
+        self._vault = vault
+        self._codec = codec or Codec(vault)
+        self._states: OrderedDict[StreamId, _Cached] = OrderedDict()
+        self._gathering: list[_Waiting] = []
+        self._workspace_heads: dict[WorkspaceId, int] = {}
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def close(self) -> None:
+        self._log.close()
+
+    # Folding.
+
+    async def load(
+        self, aggregate: Aggregate[S, E], stream_id: StreamId, *, fresh: bool = False
+    ) -> Loaded[S]:
+        cached = self._states.get(stream_id)
+        if cached is None:
+            known: Loaded[S] = Loaded(aggregate.initial, 0, None, None)
+        else:
+            self._states.move_to_end(stream_id)
+            known = cached.loaded
+            if not fresh:
+                return known
+        loaded = await self._catch_up(aggregate, stream_id, known)
+        if loaded.version:
+            self._remember(stream_id, _Cached(aggregate, loaded))
+        return loaded
+
+    async def _catch_up(
+        self, aggregate: Aggregate[S, E], stream_id: StreamId, known: Loaded[S]
+    ) -> Loaded[S]:
+        while rows := await self._log.stream(stream_id, after=known.version, limit=PAGE_ROWS_MAX):
+            events: Any = map(self._codec.event, rows)
+            known = Loaded(
+                aggregate.fold(events, known.state),
+                rows[-1].stream_version,
+                known.first or self._codec.metadata(rows[0]),
+                self._codec.metadata(rows[-1]),
+            )
+            if len(rows) < PAGE_ROWS_MAX:
+                break
+        return known
+
+    def _remember(self, stream_id: StreamId, cached: _Cached) -> None:
+        newer = self._states.get(stream_id)
+        if newer is not None and newer.loaded.version > cached.loaded.version:
+            return
+        self._states[stream_id] = cached
+        self._states.move_to_end(stream_id)
+        if len(self._states) > STATES_CACHED_MAX:
+            self._states.popitem(last=False)
+
+    # Appending.
+
+    async def append(
+        self,
+        writes: Sequence[Write],
+        metadata: Metadata,
+        *,
+        command: Command,
+        blobs: Sequence[SealedBlob] = (),
+    ) -> int | None:
+        rows = [row for write in writes for row in self._new_rows(write, metadata)]
+        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(Append(rows, command, blobs), future, writes, metadata)
+        if not self._gathering:
+            asyncio.get_running_loop().call_soon(self._submit)
+        self._gathering.append(waiting)
+        # Shielded: a caller who goes away does not undo what may be on its way to the disk.
+        positions = await asyncio.shield(future)
+        return positions[-1] if positions else None
+
+    def _new_rows(self, write: Write, metadata: Metadata) -> list[NewRow]:
+        return [
+            NewRow(
+                write.stream_id,
+                write.expected_version + n,
+                event.tag(),
+                self._codec.encode(event, new_uuid(), metadata),
+                metadata.workspace_id,
+            )
+            for n, event in enumerate(write.events, start=1)
+        ]
+
+    def _submit(self) -> None:
+        """Hand over what one turn of the loop has gathered, as one group."""
+        gathered, self._gathering = self._gathering, []
+        loop = asyncio.get_running_loop()
+
+        def deliver(written: list[Written]) -> None:
+            loop.call_soon_threadsafe(self._delivered, gathered, written)
+
+        self._log.submit([waiting.append for waiting in gathered], deliver)
+
+    def _delivered(self, gathered: list[_Waiting], written: list[Written]) -> None:
+        for waiting, fate in zip(gathered, written, strict=True):
+            if isinstance(fate, Exception):
+                waiting.future.set_exception(fate)
+                # Retrieved here, in case the caller has gone away.
+                waiting.future.exception()
+                continue
+            self._fold_in(waiting)
+            if fate:
+                self._move_head(waiting.metadata.workspace_id, fate[-1])
+            waiting.future.set_result(fate)
+        self._wake()
+
+    def _fold_in(self, waiting: _Waiting) -> None:
+        """Bring cached states up to what was just written."""
+        for write in waiting.writes:
+            cached = self._states.get(write.stream_id)
+            if cached is None or cached.loaded.version != write.expected_version:
+                continue
+            known = cached.loaded
+            loaded = Loaded(
+                cached.aggregate.fold(write.events, known.state),
+                known.version + len(write.events),
+                known.first or waiting.metadata,
+                waiting.metadata,
+            )
+            self._remember(write.stream_id, _Cached(cached.aggregate, loaded))
+
+    def _move_head(self, workspace_id: WorkspaceId, position: int) -> None:
+        if len(self._workspace_heads) >= WORKSPACES_KNOWN_MAX:
+            self._workspace_heads.clear()
+        known = self._workspace_heads.get(workspace_id, 0)
+        self._workspace_heads[workspace_id] = max(known, position)
+
+    # Reading the log.
+
+    async def read_stream(
+        self, stream_id: StreamId, *, after: int = 0, limit: int = PAGE_ROWS_MAX
+    ) -> list[Recorded[AnyEvent]]:
+        return self._decoded(await self._log.stream(stream_id, after=after, limit=limit))
+
+    async def read_all(
+        self, *, after: int = 0, limit: int = PAGE_ROWS_MAX
+    ) -> list[Recorded[AnyEvent]]:
+        """Read events of all workspaces with positions above `after`, ascending."""
+        return self._decoded(await self._log.all(after=after, limit=limit))
+
+    async def read_workspace(
+        self, workspace_id: WorkspaceId, *, after: int = 0, limit: int = PAGE_ROWS_MAX
+    ) -> list[Recorded[AnyEvent]]:
+        rows = await self._log.workspace(workspace_id, after=after, limit=limit)
+        return self._decoded(rows)
+
+    def _decoded(self, rows: list[Stored]) -> list[Recorded[AnyEvent]]:
+        return [self._codec.decode(row) for row in rows]
+
+    async def head(self) -> int:
+        """Tell the position of the newest event of all."""
+        return await self._log.head()
+
+    async def workspace_head(self, workspace_id: WorkspaceId) -> int:
+        return await self._log.workspace_head(workspace_id)
+
+    def last_write(self, workspace_id: WorkspaceId) -> int:
+        """Tell the workspace's newest position that this process knows of; 0 if it knows none."""
+        return self._workspace_heads.get(workspace_id, 0)
+
+    async def find_command(self, command_id: CommandId) -> Known | None:
+        return await self._log.command(command_id)
+
+    # Texts.
+
+    def seal(self, workspace_id: WorkspaceId, text: str) -> SealedBlob:
+        return self._vault.seal_blob(workspace_id, text)
+
+    async def text(self, workspace_id: WorkspaceId, blob: Blob) -> str:
+        content = await self._log.blob(workspace_id, blob.address)
+        return self._vault.open_blob(workspace_id, blob, content)
+
+    # Waking those who follow.
+
+    async def changed(self, timeout_s: float = POLL_S) -> None:
+        """Wait until this process appends something, or the time is over.
+
+        A hint only: another process's appends are seen by reading again.
+        """
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=timeout_s)
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
