@@ -192,6 +192,12 @@ class Transaction:
         self._loaded[stream_id] = loaded
         return loaded
 
+    def load_new(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
+        """Take a stream to be empty without looking; the append finds out if it is not."""
+        loaded: Loaded[S] = Loaded(aggregate.initial, 0, None, None)
+        self._loaded[stream_id] = loaded
+        return loaded
+
     async def load_matching(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
         """Load the stream the command is about, at the version the caller named, if any.
 

@@ -280,6 +280,13 @@ def registered(state: AgentState, agent_id: AgentId, *, pointer: str | None = No
             assert_never(state)
 
 
+def system_prompt(profile: AgentProfile) -> str:
+    """Assemble what the model is told about itself: who it is, then its own prompt."""
+    identity = f"You are {profile.name}, an agent of type {profile.agent_type}."
+    blocks = (identity, profile.description or "", profile.system_prompt)
+    return "\n\n".join(block for block in blocks if block)
+
+
 def normalized_tags(given: object) -> tuple[str, ...]:
     """Split at commas, trim, drop empty and repeated ones; the first spelling stays.
 

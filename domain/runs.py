@@ -137,7 +137,6 @@ class NotStarted(msgspec.Struct, frozen=True, tag=True):
 
 class Lease(msgspec.Struct, frozen=True):
     worker: str
-    granted_at: datetime
     until: datetime
 
 
@@ -251,7 +250,7 @@ def _evolve_step(
                 state,
                 attempt=event.attempt,
                 first_try_at=state.first_try_at or event.leased_at,
-                lease=Lease(event.worker, event.leased_at, event.lease_until),
+                lease=Lease(event.worker, event.lease_until),
                 retry_at=None,
             )
         case StepFailed():
@@ -304,18 +303,18 @@ class TakeStep(msgspec.Struct, frozen=True, tag=True):
 Due: TypeAlias = Nothing | CallInDoubt | TakeStep
 
 
-def due(state: RunState, *, now: datetime, void_before: datetime) -> Due:
+def due(state: RunState, *, now: datetime, sole_worker: str | None) -> Due:
     """Tell what a run waits for.
 
     Args:
-        void_before: Leases granted before this are void, because everybody
-            who could hold one is known to be dead. An embedded installation
-            passes the moment at which it took the exclusive lock.
+        sole_worker: The only worker alive, where that is known: every other
+            one's lease is void. An embedded installation, which holds an
+            exclusive lock, names itself; among several workers it is None.
     """
     if not isinstance(state, Running) or state.current is None:
         return Nothing()
     lease = state.lease
-    if lease is not None and lease.granted_at >= void_before and now < lease.until:
+    if lease is not None and sole_worker in (None, lease.worker) and now < lease.until:
         return Nothing(lease.until)
     lost = [call for call in state.calls if not call.in_doubt]
     if lost:

@@ -79,7 +79,7 @@ class ModelCallError(Exception):
         latency_ms: Wall time until the failure in milliseconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 one keyword per fact about the failure
         self,
         message: str,
         *,

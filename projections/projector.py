@@ -1,0 +1,184 @@
+"""What a projector is, the rows it writes, and the checkpoint that makes it exactly-once."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    delete,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from domain.catalog import AnyEvent
+from domain.events import Recorded
+
+READ_MODELS = MetaData()
+
+Row: TypeAlias = dict[str, Any]
+"""A row of a read model by column; what stands in a column is the column's business."""
+
+checkpoints = Table(
+    "checkpoints",
+    READ_MODELS,
+    Column("projector", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("global_position", BigInteger, nullable=False),
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Rows:
+    """Rows of one table as a batch of events finds and leaves them; written once, at its end."""
+
+    def __init__(self, connection: Connection, table: Table) -> None:
+        self._connection = connection
+        self._table = table
+        self._keys = [column.name for column in table.primary_key]
+        self._known: dict[tuple[Any, ...], Row | None] = {}
+        self._touched: set[tuple[Any, ...]] = set()
+
+    def get(self, *key: object) -> Row | None:
+        """Read a row, to be changed in place and then put."""
+        if key not in self._known:
+            where = [
+                self._table.c[name] == part for name, part in zip(self._keys, key, strict=True)
+            ]
+            found = self._connection.execute(select(self._table).where(and_(*where)))
+            row = found.mappings().first()
+            self._known[key] = None if row is None else dict(row)
+        return self._known[key]
+
+    def put(self, row: Row) -> None:
+        """Write a whole row; one of the same key is replaced."""
+        key = tuple(row[name] for name in self._keys)
+        self._known[key] = row
+        self._touched.add(key)
+
+    def delete(self, *key: object) -> None:
+        self._known[key] = None
+        self._touched.add(key)
+
+    def flush(self) -> None:
+        kept = [self._known[key] for key in self._touched]
+        gone = [key for key in self._touched if self._known[key] is None]
+        if gone:
+            place = tuple_(*(self._table.c[name] for name in self._keys))
+            self._connection.execute(delete(self._table).where(place.in_(gone)))
+        rows = [row for row in kept if row is not None]
+        if rows:
+            self._upsert(rows)
+
+    def _upsert(self, rows: list[Row]) -> None:
+        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(self._table)
+        others = [c.name for c in self._table.columns if c.name not in self._keys]
+        self._connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=self._keys,
+                set_={name: statement.excluded[name] for name in others},
+            ),
+            rows,
+        )
+
+
+class Batch:
+    """The rows of all tables that a batch of events touches.
+
+    Args:
+        instead: Tables to write in place of others: a rebuild's, beside the live ones.
+    """
+
+    def __init__(
+        self, connection: Connection, instead: Mapping[Table, Table] | None = None
+    ) -> None:
+        self._connection = connection
+        self._instead = instead or {}
+        self._rows: dict[Table, Rows] = {}
+
+    def rows(self, table: Table) -> Rows:
+        known = self._rows.get(table)
+        if known is None:
+            known = Rows(self._connection, self._instead.get(table, table))
+            self._rows[table] = known
+        return known
+
+    def flush(self) -> None:
+        for rows in self._rows.values():
+            rows.flush()
+
+
+class Projector(Protocol):
+    """Folds events into the tables of one read model.
+
+    It refuses nothing, reads no stream, clock or network, and ignores what it
+    does not know: so the same events give the same rows, whenever and wherever.
+    """
+
+    name: ClassVar[str]
+    tables: ClassVar[tuple[Table, ...]]
+
+    def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None: ...
+
+
+def checkpoint(connection: Connection, projector: str, partition: int = 0) -> int:
+    """Tell the last position a projector has passed; 0 if none."""
+    found = connection.execute(
+        select(checkpoints.c.global_position).where(
+            checkpoints.c.projector == projector, checkpoints.c.partition == partition
+        )
+    )
+    return found.scalar() or 0
+
+
+def move_checkpoint(
+    connection: Connection, projector: str, position: int, partition: int = 0
+) -> None:
+    rows = Rows(connection, checkpoints)
+    rows.put({"projector": projector, "partition": partition, "global_position": position})
+    rows.flush()
+
+
+def project(
+    connection: Connection, projector: Projector, events: Sequence[Recorded[AnyEvent]]
+) -> int:
+    """Project what is new of some events; tell the position then passed.
+
+    Call it in a transaction of its own: checkpoint and rows move together, so
+    an event that comes again finds the checkpoint past it and is dropped.
+    """
+    at = checkpoint(connection, projector.name)
+    new = [recorded for recorded in events if recorded.global_position > at]
+    if not new:
+        return at
+    batch = Batch(connection)
+    for recorded in new:
+        projector.project(recorded, batch)
+    batch.flush()
+    move_checkpoint(connection, projector.name, new[-1].global_position)
+    return new[-1].global_position
+
+
+def micros(moment: datetime) -> int:
+    """Spell a moment as microseconds since 1970, UTC: it sorts, and every database holds it."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def moment(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def as_json(value: object) -> str:
+    """Spell a value as JSON with sorted keys, so that equal values have equal rows."""
+    return msgspec.json.encode(value, order="deterministic").decode()
