@@ -48,6 +48,7 @@ agents = Table(
     Column("archived", Boolean, nullable=False),
     Column("configuration", Text, nullable=False),
     Column("tags", Text, nullable=False),
+    Column("folded_tags", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("system_prompt", Text, nullable=False),
     Column("source", Text, nullable=False),
@@ -114,7 +115,7 @@ def _changed(
         case AgentChanged():
             return _profile_columns(applied(_profile(row), event.changes))
         case AgentTagged():
-            return {"tags": as_json(event.tags)}
+            return _tag_columns(event.tags)
         case AgentModelConfigured():
             return {"model": as_json(event.model)}
         case AgentActivated():
@@ -132,12 +133,16 @@ def _profile_columns(profile: AgentProfile) -> Row:
         "agent_type": profile.agent_type,
         "status": profile.status,
         "configuration": as_json(profile.configuration),
-        "tags": as_json(profile.tags),
+        **_tag_columns(profile.tags),
         "model": as_json(profile.model),
         "system_prompt": profile.system_prompt,
         "source": as_json(profile.source),
         "search_text": f"{profile.name}\n{profile.description or ''}".casefold(),
     }
+
+
+def _tag_columns(tags: tuple[str, ...]) -> Row:
+    return {"tags": as_json(tags), "folded_tags": as_json([tag.casefold() for tag in tags])}
 
 
 def _profile(row: Row) -> AgentProfile:
@@ -244,7 +249,7 @@ def agent_names(
             agents.c.workspace_id == workspace_id, agents.c.agent_id.in_(agent_ids)
         )
     )
-    return {agent_id: name for agent_id, name in found}
+    return dict(found)
 
 
 def _where(workspace_id: WorkspaceId, wanted: AgentFilter) -> list[ColumnElement[bool]]:
@@ -256,8 +261,8 @@ def _where(workspace_id: WorkspaceId, wanted: AgentFilter) -> list[ColumnElement
     if wanted.search:
         where.append(agents.c.search_text.contains(wanted.search.casefold(), autoescape=True))
     if wanted.tag:
-        quoted = as_json(wanted.tag)
-        where.append(func.lower(agents.c.tags).contains(quoted.lower(), autoescape=True))
+        folded = as_json(wanted.tag.casefold())
+        where.append(agents.c.folded_tags.contains(folded, autoescape=True))
     return where
 
 

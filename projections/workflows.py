@@ -42,6 +42,7 @@ workflows = Table(
     Column("owner", Text),
     Column("status", Text, nullable=False),
     Column("tags", Text, nullable=False),
+    Column("folded_tags", Text, nullable=False),
     Column("profile", Text, nullable=False),
     Column("steps", Text, nullable=False),
     Column("search_text", Text, nullable=False),
@@ -119,10 +120,14 @@ def _profile_columns(profile: WorkflowProfile) -> Row:
     return {
         "name": profile.name,
         "owner": profile.owner,
-        "tags": as_json(profile.tags),
+        **_tag_columns(profile.tags),
         "profile": as_json(profile),
         "search_text": f"{profile.name}\n{profile.description or ''}".casefold(),
     }
+
+
+def _tag_columns(tags: tuple[str, ...]) -> Row:
+    return {"tags": as_json(tags), "folded_tags": as_json([tag.casefold() for tag in tags])}
 
 
 _PROFILE = msgspec.json.Decoder(WorkflowProfile)
@@ -190,7 +195,7 @@ def workflow_counts(connection: Connection, workspace_id: WorkspaceId) -> dict[s
         .where(workflows.c.workspace_id == workspace_id)
         .group_by(workflows.c.status)
     )
-    return {status: count for status, count in found}
+    return dict(found)
 
 
 def _where(workspace_id: WorkspaceId, wanted: WorkflowFilter) -> list[ColumnElement[bool]]:
@@ -204,8 +209,8 @@ def _where(workspace_id: WorkspaceId, wanted: WorkflowFilter) -> list[ColumnElem
     if wanted.owner:
         where.append(workflows.c.owner == wanted.owner)
     if wanted.tag:
-        quoted = as_json(wanted.tag)
-        where.append(func.lower(workflows.c.tags).contains(quoted.lower(), autoescape=True))
+        folded = as_json(wanted.tag.casefold())
+        where.append(workflows.c.folded_tags.contains(folded, autoescape=True))
     return where
 
 
