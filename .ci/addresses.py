@@ -66,7 +66,7 @@ def main() -> int:
         if not file.is_file() or file.is_symlink():
             continue
         for finding in findings(file.read_text("utf-8", errors="replace"), hosts):
-            sys.stdout.write(f"{file}:{finding}\n")
+            sys.stdout.write(f"{os.path.relpath(file, ROOT)}:{finding}\n")
             found += 1
     return 1 if found else 0
 
