@@ -9,7 +9,7 @@ OURS = {"domain", "commands", "projections", "read_api", "infra"}
 
 # What is no slice. A name that is in the domain, too, does not belong here.
 NO_SLICE = {
-    "commands": {"transact", "processes"},
+    "commands": {"names", "processes", "transact"},
     "projections": {"projector"},
     "read_api": {"app", "auth", "errors", "freshness", "health", "stream"},
 }
