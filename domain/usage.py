@@ -17,12 +17,14 @@ class CallSubject(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         agent_version: Stream version of the agent whose prompt and model were used.
+        step: Index of the run's step.
     """
 
     agent_id: int
     agent_version: int
     workflow_id: int | None = None
     run_id: int | None = None
+    step: int | None = None
     step_id: str | None = None
 
 

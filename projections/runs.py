@@ -33,6 +33,7 @@ from domain.runs import (
 )
 from domain.tokens import Cost, TokenCounts
 from domain.usage import (
+    CallSubject,
     ModelCallCompleted,
     ModelCallFailed,
     ModelCallInDoubt,
@@ -269,7 +270,7 @@ def _move_step(
 
 
 def _note_request(recorded: Recorded[AnyEvent], event: ModelCallRequested, batch: Batch) -> None:
-    for row in _counted(recorded, event.subject.run_id, batch):
+    for row in _counted(recorded, event.subject, batch):
         row["calls"] += 1
         if "step" in row:
             asked = event.asked_model or event.model
@@ -277,29 +278,27 @@ def _note_request(recorded: Recorded[AnyEvent], event: ModelCallRequested, batch
 
 
 def _note_doubt(recorded: Recorded[AnyEvent], event: ModelCallInDoubt, batch: Batch) -> None:
-    for row in _counted(recorded, event.subject.run_id, batch):
+    for row in _counted(recorded, event.subject, batch):
         if "step" in row:
             row |= {"status": "waiting", "calls_in_doubt": row["calls_in_doubt"] + 1}
 
 
 def _note_outcome(recorded: Recorded[AnyEvent], event: ModelCallOutcome, batch: Batch) -> None:
     tokens, cost = event.tokens or TokenCounts(), event.cost or Cost()
-    for row in _counted(recorded, event.subject.run_id, batch):
+    for row in _counted(recorded, event.subject, batch):
         row["tokens"] += tokens.total
         row["cost_nano_usd"] += cost.total_nano_usd
         if "step" in row and isinstance(event, ModelCallFailed) and event.in_doubt:
             row["calls_in_doubt"] += 1
 
 
-def _counted(recorded: Recorded[AnyEvent], run_id: int | None, batch: Batch) -> list[Row]:
-    """Find the run and its current step, both to be written again."""
-    if run_id is None:
+def _counted(recorded: Recorded[AnyEvent], subject: CallSubject, batch: Batch) -> list[Row]:
+    """Find the run and the step a call was made for, both to be written again."""
+    if subject.run_id is None or subject.step is None:
         return []
-    run = _run(recorded, run_id, batch)
-    if run is None:
-        return []
-    row = _step(recorded, run_id, min(run["current_step"], run["total_steps"] - 1), batch)
-    return [run] if row is None else [run, row]
+    run = _run(recorded, subject.run_id, batch)
+    row = _step(recorded, subject.run_id, subject.step, batch)
+    return [found for found in (run, row) if found is not None]
 
 
 def _run(recorded: Recorded[AnyEvent], run_id: int, batch: Batch) -> Row | None:
@@ -533,11 +532,9 @@ _RUN_PLAIN = tuple(
 
 
 def _step_row(row: Row) -> StepRow:
-    return StepRow(
-        **{name: row[name] for name in _STEP_PLAIN},
-        output=_BLOB.decode(row["output"]),
-        **{name: _moment(row[name]) for name in _STEP_MOMENTS},
-    )
+    plain = {name: row[name] for name in _STEP_PLAIN}
+    moments: Row = {name: _moment(row[name]) for name in _STEP_MOMENTS}
+    return StepRow(**plain, **moments, output=_BLOB.decode(row["output"]))
 
 
 _STEP_MOMENTS = ("started_at", "finished_at", "retry_at")

@@ -43,7 +43,7 @@ Index("usage_by_agent", usage_by_day.c.workspace_id, usage_by_day.c.agent_id)
 
 
 class UsageProjector:
-    """Counts each call when its outcome is known, or known to be lost for ever."""
+    """Counts a call when its outcome is known; one in doubt is counted as such, apart."""
 
     name: ClassVar[str] = "usage"
     tables: ClassVar[tuple[Table, ...]] = (usage_by_day,)
@@ -53,7 +53,7 @@ class UsageProjector:
             case ModelCallCompleted() | ModelCallFailed() as event:
                 _add(recorded, event, batch, _counts(event))
             case ModelCallInDoubt() as event:
-                _add(recorded, event, batch, {"calls": 1, "calls_in_doubt": 1})
+                _add(recorded, event, batch, {"calls_in_doubt": 1})
             case _:
                 pass
 
@@ -108,6 +108,8 @@ class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):
     """Calls of one workflow's agent to one model on one UTC day.
 
     Attributes:
+        calls: Those whose outcome is known.
+        calls_in_doubt: Those that may have been paid without an answer to show for it.
         unmetered_calls: Answered without usage, so their tokens are unknown.
         unpriced_calls: Metered, but the price book does not know the model.
         cost_nano_usd: Billionths of a US dollar, of the priced calls.

@@ -346,6 +346,7 @@ def _subject(run: Running, step: Step, agent_version: int) -> CallSubject:
         agent_version=agent_version,
         workflow_id=run.workflow_id,
         run_id=run.run_id,
+        step=run.step,
         step_id=step.step_id,
     )
 
