@@ -1,0 +1,199 @@
+"""Every refusal as RFC 9457 problem details. The only place that knows both sides."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.plugins.problem_details import (
+    ProblemDetailsConfig,
+    ProblemDetailsException,
+    ProblemDetailsPlugin,
+)
+
+from commands.transact import (
+    CommandError,
+    Congested,
+    KeyInFlight,
+    KeyReused,
+    StorageFull,
+    StorageUnavailable,
+)
+from domain.errors import (
+    AgentIsArchived,
+    AlreadyExists,
+    DomainError,
+    NameIsTaken,
+    NotFound,
+    RunIsFinished,
+    StreamConflict,
+    TooLong,
+    VersionMismatch,
+    WorkflowIsArchived,
+    WorkflowIsNotPublished,
+)
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = "2"
+
+PROBLEMS = "/docs/problems#"
+"""Where each problem type is explained."""
+
+
+class ApiError(Exception):
+    """A request that fails before any rule is asked."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "bad_request"
+
+
+class NotAuthenticated(ApiError):
+    """No valid credentials."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "not_authenticated"
+
+
+class ForeignWorkspace(ApiError):
+    """Valid credentials, but not for the workspace that was named."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "foreign_workspace"
+
+
+class BadHeader(ApiError):
+    """A header that does not have its form."""
+
+    code = "bad_header"
+
+
+class BadCursor(ApiError):
+    """A position that is not one."""
+
+    code = "bad_cursor"
+
+
+class BadBody(ApiError):
+    """A body that is not JSON, or not of the shape the route takes."""
+
+    code = "bad_body"
+
+    def __init__(self, message: str, pointer: str) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+STATUS: dict[type[Exception], HTTPStatus] = {
+    NotFound: HTTPStatus.NOT_FOUND,
+    AlreadyExists: HTTPStatus.CONFLICT,
+    NameIsTaken: HTTPStatus.CONFLICT,
+    AgentIsArchived: HTTPStatus.CONFLICT,
+    WorkflowIsArchived: HTTPStatus.CONFLICT,
+    WorkflowIsNotPublished: HTTPStatus.CONFLICT,
+    RunIsFinished: HTTPStatus.CONFLICT,
+    StreamConflict: HTTPStatus.CONFLICT,
+    VersionMismatch: HTTPStatus.PRECONDITION_FAILED,
+    TooLong: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    KeyInFlight: HTTPStatus.CONFLICT,
+    Congested: HTTPStatus.SERVICE_UNAVAILABLE,
+    StorageFull: HTTPStatus.SERVICE_UNAVAILABLE,
+    StorageUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""Every other refusal of a rule is a 422."""
+
+
+def of_domain(error: DomainError) -> ProblemDetailsException:
+    status = STATUS.get(type(error), HTTPStatus.UNPROCESSABLE_ENTITY)
+    return _problem(status, error.code, str(error), error.pointer)
+
+
+def of_command(error: CommandError) -> ProblemDetailsException:
+    status = STATUS.get(type(error), HTTPStatus.SERVICE_UNAVAILABLE)
+    problem = _problem(status, error.code, str(error))
+    if status == HTTPStatus.SERVICE_UNAVAILABLE or isinstance(error, KeyInFlight):
+        problem.headers = {"Retry-After": RETRY_AFTER_S}
+    return problem
+
+
+def of_api(error: ApiError) -> ProblemDetailsException:
+    problem = _problem(error.status, error.code, str(error), getattr(error, "pointer", None))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        problem.headers = {"WWW-Authenticate": 'Bearer realm="automatos"'}
+    return problem
+
+
+def of_http(error: HTTPException) -> ProblemDetailsException:
+    """Translate what the framework itself refuses: routes, methods, parameters, sizes."""
+    if isinstance(error, ProblemDetailsException):
+        return error
+    status = HTTPStatus(error.status_code)
+    if isinstance(error, ValidationException):
+        return _of_validation(error)
+    detail = error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else _UNEXPECTED
+    problem = _problem(status, _CODES.get(status, status.name.lower()), detail)
+    problem.headers = error.headers
+    return problem
+
+
+def _of_validation(error: ValidationException) -> ProblemDetailsException:
+    faults: list[Any] = error.extra if isinstance(error.extra, list) else []
+    errors = [
+        {
+            "pointer": f"/{fault.get('source', '')}/{fault.get('key', '')}",
+            "detail": fault["message"],
+        }
+        for fault in faults
+        if isinstance(fault, dict) and "message" in fault
+    ]
+    detail = errors[0]["detail"] if errors else error.detail
+    problem = _problem(HTTPStatus.BAD_REQUEST, "bad_parameter", str(detail))
+    assert isinstance(problem.extra, dict)
+    problem.extra["errors"] = errors
+    return problem
+
+
+def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Answer for our own mistake: the log has the reason, the caller its id."""
+    log.error("a request failed unexpectedly", path=request.url.path, exc_info=error)
+    problem = _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", _UNEXPECTED)
+    return problem.to_response(request)
+
+
+def _problem(
+    status: HTTPStatus, code: str, detail: str, pointer: str | None = None
+) -> ProblemDetailsException:
+    errors = [] if pointer is None else [{"pointer": pointer, "detail": detail}]
+    return ProblemDetailsException(
+        status_code=status,
+        type_=PROBLEMS + code,
+        title=status.phrase,
+        detail=detail,
+        extra={"code": code, "errors": errors},
+    )
+
+
+def missing(kind: str) -> ProblemDetailsException:
+    """Answer for a thing that is not there, or is another workspace's: the two look alike."""
+    return of_domain(NotFound(kind, ""))
+
+
+_UNEXPECTED = "Something went wrong on our side. Quote the request id when you report it."
+_CODES = {
+    HTTPStatus.NOT_FOUND: "no_such_route",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+}
+
+problem_details = ProblemDetailsPlugin(
+    ProblemDetailsConfig(
+        exception_to_problem_detail_map={
+            DomainError: of_domain,
+            CommandError: of_command,
+            ApiError: of_api,
+            HTTPException: of_http,
+        }
+    )
+)

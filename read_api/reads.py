@@ -1,0 +1,58 @@
+"""The ports of the read side: read models, texts, and how far projectors have come."""
+
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
+
+from sqlalchemy import Connection
+
+from domain.catalog import AnyEvent
+from domain.events import Blob, Recorded, StreamId, WorkspaceId
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@runtime_checkable  # Litestar checks what it injects with isinstance.
+class Reads(Protocol):
+    async def ask(
+        self,
+        query: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query function of `projections` on the read models."""
+        ...
+
+
+@runtime_checkable
+class EventLog(Protocol):
+    """The log, as far as one workspace may see it."""
+
+    async def read_workspace(
+        self, workspace_id: WorkspaceId, *, after: int, limit: int
+    ) -> list[Recorded[AnyEvent]]: ...
+    async def read_stream(
+        self, stream_id: StreamId, *, after: int, limit: int
+    ) -> list[Recorded[AnyEvent]]: ...
+    async def head(self) -> int: ...
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until something may have been appended; a hint only."""
+        ...
+
+    async def text(self, workspace_id: WorkspaceId, blob: Blob) -> str:
+        """Open a text that an event refers to."""
+        ...
+
+    def last_write(self, workspace_id: WorkspaceId) -> int:
+        """Tell the workspace's newest position that this process knows of."""
+        ...
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """How far projectors have come. `failed` names those that stopped, with the reason."""
+
+    failed: dict[str, str]
+
+    def position(self, projector: str) -> int: ...
+    async def wait(self, projector: str, position: int, *, timeout_s: float) -> bool: ...
