@@ -1,0 +1,1 @@
+"""Language models behind the port `commands.processes.model_calls.ModelProvider`."""
