@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
+from litestar import Controller, Response, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET, UnsetType
@@ -30,15 +30,13 @@ from domain.agents import (
     ModelConfig,
 )
 from domain.errors import Invalid
-from domain.events import JsonObject, WorkspaceId
+from domain.events import JsonObject
 from projections.agents import AgentFilter, AgentRow, agent, agent_counts, agent_page
 from projections.runs import AgentWork, work_of_agents
 from projections.usage import AgentUsage, usage_of_agents
 from read_api.accepted import accepted
-from read_api.auth import Principal
 from read_api.errors import missing
-from read_api.freshness import Freshness, fresh_response
-from read_api.reads import Reads
+from read_api.view import View
 
 BODY_MAX = 1024 * 1024
 PAGE_MAX = 1_000
@@ -200,45 +198,38 @@ class AgentController(Controller):
         data: JSONBody[NewAgent],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[AgentBody]:
         _refuse_unknown_parts(data)
         outcome = await agent_commands.register(RegisterAgent(profile=_profile(data)), issued)
         answer = outcome.answer
-        return accepted(outcome, _from_answer(answer, request), answer.version, 201)
+        return accepted(outcome, _from_answer(answer, view), answer.version, 201)
 
     @get("/", summary="List agents, newest first")
     async def list_agents(
         self,
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
         wanted: NamedDependency[AgentFilter],
         skip: Skip = 0,
         limit: Limit = 100,
     ) -> Response[list[AgentBody]]:
-        await freshness.of("agents", "runs", "usage")
-        workspace_id = principal.workspace_id
-        rows, total = await reads.ask(agent_page, workspace_id, wanted, skip=skip, limit=limit)
-        bodies = await _bodies(reads, workspace_id, rows, request)
-        return fresh_response(bodies, freshness, **{"X-Total-Count": str(total)})
+        await view.fresh("agents", "runs", "usage")
+        rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
+        bodies = await _bodies(view, rows)
+        return view.response(bodies, **{"X-Total-Count": str(total)})
 
     @get("/available", summary="List agents that can be given work")
     async def available(
         self,
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
         skip: Skip = 0,
         limit: Limit = 100,
     ) -> Response[list[AgentBody]]:
-        await freshness.of("agents", "runs", "usage")
-        wanted, workspace_id = AgentFilter(status="active"), principal.workspace_id
-        rows, total = await reads.ask(agent_page, workspace_id, wanted, skip=skip, limit=limit)
-        bodies = await _bodies(reads, workspace_id, rows, request)
-        return fresh_response(bodies, freshness, **{"X-Total-Count": str(total)})
+        await view.fresh("agents", "runs", "usage")
+        wanted = AgentFilter(status="active")
+        rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
+        bodies = await _bodies(view, rows)
+        return view.response(bodies, **{"X-Total-Count": str(total)})
 
     @get("/types", summary="List the known kinds of agents")
     async def types(self) -> TypesBody:
@@ -247,35 +238,29 @@ class AgentController(Controller):
     @get("/stats", summary="Count agents")
     async def stats(
         self,
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[StatsBody]:
-        await freshness.of("agents")
-        counts = await reads.ask(agent_counts, principal.workspace_id)
+        await view.fresh("agents")
+        counts = await view.ask(agent_counts)
         body = StatsBody(
             total_agents=counts.total,
             active_agents=counts.active,
             inactive_agents=counts.total - counts.active,
             agents_by_type=counts.by_type,
-            timestamp=request.app.state.circumstances.now(),
+            timestamp=view.now(),
         )
-        return fresh_response(body, freshness)
+        return view.response(body)
 
     @get("/{agent_id:int}", summary="Read an agent")
     async def read(
         self,
         agent_id: FromPath[int],
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[AgentBody]:
-        await freshness.of("agents", "runs", "usage")
-        row = await _found(reads, principal, agent_id)
-        (body,) = await _bodies(reads, principal.workspace_id, [row], request)
-        return fresh_response(body, freshness, ETag=f'"{row.version}"')
+        await view.fresh("agents", "runs", "usage")
+        row = await _found(view, agent_id)
+        (body,) = await _bodies(view, [row])
+        return view.response(body, ETag=f'"{row.version}"')
 
     @put("/{agent_id:int}", summary="Change an agent")
     async def change(
@@ -284,15 +269,14 @@ class AgentController(Controller):
         data: JSONBody[AgentUpdate],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
-        reads: NamedDependency[Reads],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[AgentBody]:
         _refuse_unknown_parts(data)
         outcome = await agent_commands.change(_change(AgentId(agent_id), data), issued)
         answer = outcome.answer
-        used = await reads.ask(usage_of_agents, issued.workspace_id, [agent_id])
-        worked = await reads.ask(work_of_agents, issued.workspace_id, [agent_id])
-        body = _from_answer(answer, request, used.get(agent_id), worked.get(agent_id))
+        used = await view.ask(usage_of_agents, [agent_id])
+        worked = await view.ask(work_of_agents, [agent_id])
+        body = _from_answer(answer, view, used.get(agent_id), worked.get(agent_id))
         return accepted(outcome, body, answer.version, 200)
 
     @delete("/{agent_id:int}", status_code=200, summary="Archive an agent; its history stays")
@@ -311,39 +295,34 @@ class AgentController(Controller):
     async def status(
         self,
         agent_id: FromPath[int],
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
+        view: NamedDependency[View],
     ) -> Response[StatusBody]:
-        await freshness.of("agents")
-        row = await _found(reads, principal, agent_id)
+        await view.fresh("agents")
+        row = await _found(view, agent_id)
         body = StatusBody(
             agent_id=agent_id,
             name=row.profile.name,
             status=row.profile.status,
             updated_at=row.updated_at,
         )
-        return fresh_response(body, freshness)
+        return view.response(body)
 
     @get("/{agent_id:int}/model-config", summary="Read which model an agent uses")
     async def model_config(
         self,
         agent_id: FromPath[int],
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[ModelConfigBody]:
-        await freshness.of("agents", "usage")
-        row = await _found(reads, principal, agent_id)
-        used = await reads.ask(usage_of_agents, principal.workspace_id, [agent_id])
+        await view.fresh("agents", "usage")
+        row = await _found(view, agent_id)
+        used = await view.ask(usage_of_agents, [agent_id])
         body = ModelConfigBody(
             agent_id=agent_id,
             agent_name=row.profile.name,
-            model_config=row.profile.model or _default_model(request),
+            model_config=row.profile.model or view.default_model,
             model_usage_stats=_usage_stats(used.get(agent_id)),
         )
-        return fresh_response(body, freshness, ETag=f'"{row.version}"')
+        return view.response(body, ETag=f'"{row.version}"')
 
     @put("/{agent_id:int}/model-config", summary="Give an agent another model")
     async def configure_model(
@@ -352,10 +331,10 @@ class AgentController(Controller):
         data: JSONBody[NewModelConfig],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
-        reads: NamedDependency[Reads],
+        view: NamedDependency[View],
     ) -> Response[ModelConfigBody]:
         command = ChangeAgent(agent_id=AgentId(agent_id), model=data.known())
-        return await _configured(command, agent_commands, issued, reads)
+        return await _configured(command, agent_commands, issued, view)
 
     @post("/{agent_id:int}/switch-model", status_code=200, summary="Switch to another model")
     async def switch_model(
@@ -364,39 +343,33 @@ class AgentController(Controller):
         data: JSONBody[SwitchedModel],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
-        reads: NamedDependency[Reads],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[ModelConfigBody]:
-        row = await reads.ask(agent, issued.workspace_id, agent_id)
-        if row is None:
-            raise missing("Agent")
-        known = row.profile.model or _default_model(request)
+        row = await _found(view, agent_id)
+        known = row.profile.model or view.default_model
         given = {n: v for n, v in msgspec.structs.asdict(data).items() if v is not None}
         model = msgspec.structs.replace(known, **given)
         command = ChangeAgent(agent_id=AgentId(agent_id), model=model)
-        return await _configured(command, agent_commands, issued, reads)
+        return await _configured(command, agent_commands, issued, view)
 
     @get("/{agent_id:int}/model-usage", summary="Read what an agent's model calls came to")
     async def model_usage(
         self,
         agent_id: FromPath[int],
-        reads: NamedDependency[Reads],
-        principal: NamedDependency[Principal],
-        freshness: NamedDependency[Freshness],
-        request: Request[Any, Any, Any],
+        view: NamedDependency[View],
     ) -> Response[ModelUsageBody]:
-        await freshness.of("agents", "usage")
-        row = await _found(reads, principal, agent_id)
-        used = await reads.ask(usage_of_agents, principal.workspace_id, [agent_id])
+        await view.fresh("agents", "usage")
+        row = await _found(view, agent_id)
+        used = await view.ask(usage_of_agents, [agent_id])
         body = ModelUsageBody(
             agent_id=agent_id,
             agent_name=row.profile.name,
-            current_model=(row.profile.model or _default_model(request)).model_id,
+            current_model=(row.profile.model or view.default_model).model_id,
             usage_stats=_usage_stats(used.get(agent_id)),
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
-        return fresh_response(body, freshness)
+        return view.response(body)
 
 
 def provide_filter(
@@ -409,12 +382,12 @@ def provide_filter(
 
 
 async def _configured(
-    command: ChangeAgent, agent_commands: AgentCommands, issued: Issued, reads: Reads
+    command: ChangeAgent, agent_commands: AgentCommands, issued: Issued, view: View
 ) -> Response[ModelConfigBody]:
     outcome = await agent_commands.change(command, issued)
     answer = outcome.answer
     assert answer.profile.model is not None
-    used = await reads.ask(usage_of_agents, issued.workspace_id, [command.agent_id])
+    used = await view.ask(usage_of_agents, [command.agent_id])
     body = ModelConfigBody(
         agent_id=command.agent_id,
         agent_name=answer.profile.name,
@@ -424,8 +397,8 @@ async def _configured(
     return accepted(outcome, body, answer.version, 200)
 
 
-async def _found(reads: Reads, principal: Principal, agent_id: int) -> AgentRow:
-    row = await reads.ask(agent, principal.workspace_id, agent_id)
+async def _found(view: View, agent_id: int) -> AgentRow:
+    row = await view.ask(agent, agent_id)
     if row is None:
         raise missing("Agent")
     return row
@@ -473,18 +446,16 @@ def _change(agent_id: AgentId, data: AgentUpdate) -> ChangeAgent:
     )
 
 
-async def _bodies(
-    reads: Reads, workspace_id: WorkspaceId, rows: list[AgentRow], request: Request[Any, Any, Any]
-) -> list[AgentBody]:
+async def _bodies(view: View, rows: list[AgentRow]) -> list[AgentBody]:
     ids: list[int] = [row.agent_id for row in rows]
-    used = await reads.ask(usage_of_agents, workspace_id, ids)
-    worked = await reads.ask(work_of_agents, workspace_id, ids)
-    return [_body(row, request, used.get(row.agent_id), worked.get(row.agent_id)) for row in rows]
+    used = await view.ask(usage_of_agents, ids)
+    worked = await view.ask(work_of_agents, ids)
+    return [_body(row, view, used.get(row.agent_id), worked.get(row.agent_id)) for row in rows]
 
 
 def _from_answer(
     answer: AgentAnswer,
-    request: Request[Any, Any, Any],
+    view: View,
     used: AgentUsage | None = None,
     worked: AgentWork | None = None,
 ) -> AgentBody:
@@ -497,12 +468,12 @@ def _from_answer(
         created_by=answer.created_by,
         version=answer.version,
     )
-    return _body(row, request, used, worked)
+    return _body(row, view, used, worked)
 
 
 def _body(
     row: AgentRow,
-    request: Request[Any, Any, Any],
+    view: View,
     used: AgentUsage | None,
     worked: AgentWork | None,
 ) -> AgentBody:
@@ -516,16 +487,16 @@ def _body(
         configuration=configuration,
         performance_metrics=_performance(worked),
         tags=profile.tags,
-        priority_level=_kept(configuration, "priority", "medium"),
-        max_concurrent_tasks=_kept(configuration, "maxConcurrentTasks", 5),
-        auto_start=_kept(configuration, "autoStart", False),
+        priority_level=_kept(configuration, "priority", default="medium"),
+        max_concurrent_tasks=_kept(configuration, "maxConcurrentTasks", default=5),
+        auto_start=_kept(configuration, "autoStart", default=False),
         created_at=row.created_at,
         updated_at=row.updated_at,
         created_by=row.created_by,
         skills=[],
         tools=[],
         plugins=[],
-        agent_model_config=profile.model or _default_model(request),
+        agent_model_config=profile.model or view.default_model,
         model_usage_stats=_usage_stats(used),
         system_prompt=profile.system_prompt,
         source=profile.source,
@@ -533,7 +504,7 @@ def _body(
     )
 
 
-def _kept(configuration: JsonObject, name: str, default: Any) -> Any:  # noqa: ANN401
+def _kept(configuration: JsonObject, name: str, *, default: Any) -> Any:  # noqa: ANN401
     """Answer with what the frontend once put into the configuration, if it has the right type."""
     value = configuration.get(name, default)
     return value if type(value) is type(default) else default
@@ -563,9 +534,3 @@ def _usage_stats(used: AgentUsage | None) -> ModelUsageStats:
         avg_tokens_per_request=used.tokens // used.calls if used.calls else 0,
         last_used_at=used.last_used_at,
     )
-
-
-def _default_model(request: Request[Any, Any, Any]) -> ModelConfig:
-    model = request.app.state.default_model
-    assert isinstance(model, ModelConfig)
-    return model

@@ -1,0 +1,242 @@
+"""The log itself: pages of it, and the live stream. Both are read by global position."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, Response, get
+from litestar.di import NamedDependency
+from litestar.params import HeaderParameter, QueryParameter
+from litestar.response import Stream
+
+from domain.catalog import EVENT_TYPES, AnyEvent
+from domain.errors import NotFound
+from domain.events import Recorded, StreamId
+from read_api.auth import Principal
+from read_api.errors import BadCursor
+from read_api.reads import EventLog
+from read_api.view import POSITION
+
+PAGE_MAX = 1_000
+SCANNED_MAX = 10_000
+"""Events one request looks through for those that its filters want."""
+
+STREAM_PAGE_MAX = 200
+HEARTBEAT_S = 15.0
+RETRY_MS = 3_000
+
+Cursor = Annotated[str | None, QueryParameter(description="A position: events after it are given")]
+
+
+class EventBody(msgspec.Struct, frozen=True, kw_only=True):
+    """An event with its envelope. Personal fields in `data` are sealed."""
+
+    position: int
+    event_id: str
+    type: str
+    stream_id: str
+    stream_version: int
+    workspace_id: str
+    actor: str
+    correlation_id: str
+    causation_id: str | None
+    command_id: str
+    occurred_at: datetime
+    schema_version: int
+    data: msgspec.Raw
+
+
+class EventPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    next_cursor: Ask for what comes after it; None at the end of the log.
+    as_of_position: Head of the log when the page was read.
+    """
+
+    items: list[EventBody]
+    next_cursor: str | None
+    as_of_position: int
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    since, until: When it occurred: from the one, up to but not at the other.
+    """
+
+    stream: str | None = None
+    type: str | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def wants(self, recorded: Recorded[AnyEvent]) -> bool:
+        metadata = recorded.metadata
+        return (
+            (self.stream is None or recorded.stream_id == self.stream)
+            and (self.type is None or recorded.event.tag() == self.type)
+            and (self.actor is None or metadata.actor == self.actor)
+            and (self.since is None or metadata.occurred_at >= self.since)
+            and (self.until is None or metadata.occurred_at < self.until)
+        )
+
+
+class EventController(Controller):
+    path = "/api/events"
+    tags = ("events",)
+
+    @get("/", summary="Page through the workspace's events, oldest first")
+    async def page(
+        self,
+        principal: NamedDependency[Principal],
+        event_log: NamedDependency[EventLog],
+        wanted: NamedDependency[EventFilter],
+        cursor: Cursor = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)] = 100,
+    ) -> Response[EventPage]:
+        found, passed, ended = await _scan(
+            event_log, principal, wanted, after=_position(cursor), limit=limit
+        )
+        head = await event_log.head()
+        body = EventPage(
+            items=[event_body(recorded) for recorded in found],
+            next_cursor=None if ended else str(passed),
+            as_of_position=head,
+        )
+        headers = {"X-Event-Position": str(head)}
+        if not ended:
+            headers["Link"] = f'</api/events?cursor={passed}&limit={limit}>; rel="next"'
+        return Response(body, headers=headers)
+
+    @get(
+        "/stream",
+        summary="Follow the workspace's events as they are recorded (SSE)",
+        media_type="text/event-stream",
+    )
+    async def stream(
+        self,
+        principal: NamedDependency[Principal],
+        event_log: NamedDependency[EventLog],
+        closing: NamedDependency[Callable[[], bool]],
+        wanted: NamedDependency[EventFilter],
+        after: Cursor = None,
+        last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
+    ) -> Stream:
+        """Send what comes after `Last-Event-ID`, else after `after`, else from the beginning."""
+        begin = _position(last_event_id or after)
+        frames = follow(event_log, principal, wanted, after=begin, closing=closing)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return Stream(frames, media_type="text/event-stream", headers=headers)
+
+
+def provide_filter(
+    stream: Annotated[str | None, QueryParameter(max_length=1024)] = None,
+    type_: Annotated[str | None, QueryParameter(name="type", max_length=100)] = None,
+    actor: Annotated[str | None, QueryParameter(max_length=255)] = None,
+    since: Annotated[datetime | None, QueryParameter()] = None,
+    until: Annotated[datetime | None, QueryParameter()] = None,
+) -> EventFilter:
+    """Raises:
+    BadCursor: No event has the type, or a time has no zone.
+    """
+    if type_ is not None and type_ not in EVENT_TYPES:
+        raise BadCursor(f"No event has the type {type_!r}.")
+    if any(moment is not None and moment.tzinfo is None for moment in (since, until)):
+        raise BadCursor("A time needs its zone: 2026-01-31T12:00:00Z.")
+    return EventFilter(stream=stream, type=type_, actor=actor, since=since, until=until)
+
+
+async def follow(
+    event_log: EventLog,
+    principal: Principal,
+    wanted: EventFilter,
+    *,
+    after: int,
+    closing: Callable[[], bool],
+    heartbeat_s: float = HEARTBEAT_S,
+) -> AsyncIterator[bytes]:
+    """Give the log's events as SSE frames, and then new ones as they come.
+
+    What is sent is always read from the log, so a frame is neither lost nor
+    sent twice, however often a client comes back; being woken is only a hint.
+    """
+    yield f"retry: {RETRY_MS}\n\n".encode()
+    if after > await event_log.head():
+        yield b'event: reset\ndata: {"reason": "the position is beyond the log\'s end"}\n\n'
+        after = 0
+    quiet_since = asyncio.get_running_loop().time()
+    while not closing():
+        page = await event_log.read_workspace(
+            principal.workspace_id, after=after, limit=STREAM_PAGE_MAX
+        )
+        frames = b"".join(_frame(recorded) for recorded in page if wanted.wants(recorded))
+        now = asyncio.get_running_loop().time()
+        if frames or now - quiet_since >= heartbeat_s:
+            quiet_since = now
+            yield frames or b": heartbeat\n\n"
+        if page:
+            after = page[-1].global_position
+        else:
+            await event_log.changed(min(1.0, heartbeat_s))
+
+
+def _frame(recorded: Recorded[AnyEvent]) -> bytes:
+    data = _encoder.encode(event_body(recorded))
+    return b"id: %d\ndata: %b\n\n" % (recorded.global_position, data)
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def event_body(recorded: Recorded[AnyEvent]) -> EventBody:
+    metadata = recorded.metadata
+    return EventBody(
+        position=recorded.global_position,
+        event_id=recorded.event_id,
+        type=recorded.event.tag(),
+        stream_id=recorded.stream_id,
+        stream_version=recorded.stream_version,
+        workspace_id=metadata.workspace_id,
+        actor=metadata.actor,
+        correlation_id=metadata.correlation_id,
+        causation_id=metadata.causation_id,
+        command_id=metadata.command_id,
+        occurred_at=metadata.occurred_at,
+        schema_version=recorded.schema_version,
+        data=msgspec.Raw(_encoder.encode(recorded.event)),
+    )
+
+
+async def _scan(
+    event_log: EventLog, principal: Principal, wanted: EventFilter, *, after: int, limit: int
+) -> tuple[list[Recorded[AnyEvent]], int, bool]:
+    """Look for wanted events; tell also the position passed, and whether the log ended there."""
+    if wanted.stream is not None:
+        _check_stream(wanted.stream, principal)
+    found: list[Recorded[AnyEvent]] = []
+    for _ in range(SCANNED_MAX // PAGE_MAX):
+        page = await event_log.read_workspace(principal.workspace_id, after=after, limit=PAGE_MAX)
+        for recorded in page:
+            if len(found) == limit:
+                return found, after, False
+            after = recorded.global_position
+            if wanted.wants(recorded):
+                found.append(recorded)
+        if len(page) < PAGE_MAX:
+            return found, after, True
+    return found, after, False
+
+
+def _check_stream(stream_id: str, principal: Principal) -> None:
+    """Answer for another workspace's stream as for one that does not exist."""
+    owner = StreamId(stream_id).partition("+")[0].partition("-")[2]
+    if owner != principal.workspace_id:
+        raise NotFound("Stream", stream_id)
+
+
+def _position(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not POSITION.match(cursor):
+        raise BadCursor("A cursor is a position: a whole number.")
+    return int(cursor)

@@ -1,0 +1,112 @@
+"""What a query may see: one workspace's read models, as fresh as the caller may expect.
+
+Reading one's own writes: a read waits, within a bound, until its read model has
+passed the workspace's newest write.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from litestar import Request, Response
+from litestar.params import HeaderParameter
+from sqlalchemy import Connection
+
+from domain.agents import ModelConfig
+from domain.events import Blob, WorkspaceId
+from read_api.auth import Circumstances, Principal
+from read_api.errors import BadHeader
+from read_api.reads import EventLog, Progress, Reads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+WAIT_MAX_S = 1.0
+
+POSITION = re.compile(r"^[0-9]{1,18}$")
+
+MinPosition = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Min-Position",
+        description="An X-Event-Position: the answer holds everything up to it, or is X-Stale.",
+    ),
+]
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """What the read side needs, given once by whoever composes the application.
+
+    Attributes:
+        default_model: Used by agents that name none.
+    """
+
+    reads: Reads
+    log: EventLog
+    progress: Progress
+    circumstances: Circumstances
+    default_model: ModelConfig
+
+
+class View:
+    """The workspace of a verified principal: every query goes through it, and so carries it.
+
+    Args:
+        minimum: Position the caller asks for, if any.
+    """
+
+    def __init__(self, ports: Ports, principal: Principal, minimum: int = 0) -> None:
+        self._ports = ports
+        self.workspace_id: WorkspaceId = principal.workspace_id
+        self._minimum = minimum
+        self._positions: list[int] = []
+        self._stale = False
+
+    async def fresh(self, *projectors: str) -> None:
+        """Wait for read models to pass the workspace's newest write and what the caller names."""
+        progress = self._ports.progress
+        wanted = max(self._ports.log.last_write(self.workspace_id), self._minimum)
+        for projector in projectors:
+            fresh = progress.position(projector) >= wanted or await progress.wait(
+                projector, wanted, timeout_s=WAIT_MAX_S
+            )
+            self._stale = self._stale or not fresh
+            self._positions.append(progress.position(projector))
+
+    async def ask(
+        self,
+        query: Callable[Concatenate[Connection, WorkspaceId, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return await self._ports.reads.ask(query, self.workspace_id, *args, **kwargs)
+
+    async def text(self, blob: Blob | None) -> str | None:
+        return None if blob is None else await self._ports.log.text(self.workspace_id, blob)
+
+    def now(self) -> datetime:
+        return self._ports.circumstances.now()
+
+    @property
+    def default_model(self) -> ModelConfig:
+        return self._ports.default_model
+
+    def response(self, body: Any, **headers: str) -> Response[Any]:  # noqa: ANN401
+        """Answer, and tell how far the read models behind the answer had come."""
+        headers["X-Event-Position"] = str(min(self._positions, default=0))
+        if self._stale:
+            headers["X-Stale"] = "true"
+        return Response(body, headers=headers)
+
+
+def provide_view(request: Request[Any, Any, Any], min_position: MinPosition = None) -> View:
+    """Bind a view to the request's principal.
+
+    Raises:
+        BadHeader: Min-Position is not a position.
+    """
+    if min_position is not None and not POSITION.match(min_position):
+        raise BadHeader("Min-Position is a position: a whole number.")
+    return View(request.app.state.ports, request.scope["auth"], int(min_position or 0))
