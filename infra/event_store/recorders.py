@@ -52,7 +52,7 @@ class SqliteEventRecorder(SQLiteApplicationRecorder):
         before = "" if stop is None else " AND position <= ?"
         statement = (
             "SELECT position, originator_id, originator_version, topic, state"
-            f" FROM {self.events_table_name} WHERE position > ?{before}{wanted}"  # noqa: S608 no value is spelled
+            f" FROM {self.events_table_name} WHERE position > ?{before}{wanted}"
             " ORDER BY position LIMIT ?"
         )
         values = [after, *([] if stop is None else [stop]), *topics, limit]

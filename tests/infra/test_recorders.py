@@ -45,9 +45,7 @@ class TestAggregateRecorder(OnSqlite, AggregateRecorderTestCase):
         return SqliteStreamRecorder(self._datastore, self._log)
 
 
-class TestApplicationRecorder(
-    OnSqlite, ApplicationRecorderTestCase[ApplicationRecorder]
-):
+class TestApplicationRecorder(OnSqlite, ApplicationRecorderTestCase[ApplicationRecorder]):
     def create_recorder(self) -> ApplicationRecorder:
         return SqliteEventRecorder(self._datastore, self._log)
 

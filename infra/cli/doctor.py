@@ -1,0 +1,112 @@
+"""`automatos doctor`: what is set, and whether it works."""
+
+import os
+import platform
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import typer
+from rich.table import Table
+
+from infra.cli.shared import out, settings
+from infra.composition import PROJECTORS
+from infra.lock import FolderIsInUse, FolderLock
+from infra.read_store import open_engine, positions
+from infra.settings import PREFIX, UNPREFIXED, Settings
+
+
+class Check(NamedTuple):
+    name: str
+    passed: bool
+    detail: str
+
+
+def doctor() -> None:
+    """Show the effective settings, secrets masked, and check the installation."""
+    found = settings()
+    out.print(_table(found))
+    checks = [_attempt(name, check, found) for name, check in _CHECKS.items()]
+    for check in checks:
+        mark = "ok  " if check.passed else "FAIL"
+        out.print(f"{mark}  {check.name}: {check.detail}", markup=False)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+def _table(found: Settings) -> Table:
+    table = Table("setting", "value", "from")
+    for name, value in found.shown().items():
+        table.add_row(name, value, _source(name))
+    return table
+
+
+def _source(name: str) -> str:
+    upper = name.upper()
+    if PREFIX + upper in os.environ:
+        return PREFIX + upper
+    return upper if upper in UNPREFIXED and os.environ.get(upper) else "default"
+
+
+def _attempt(name: str, check: Callable[[Settings], str], found: Settings) -> Check:
+    try:
+        return Check(name, passed=True, detail=check(found))
+    except (OSError, sqlite3.Error, AssertionError) as error:
+        return Check(name, passed=False, detail=str(error))
+
+
+def _versions(_: Settings) -> str:
+    return f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+
+
+def _folder(found: Settings) -> str:
+    found.data_dir.mkdir(parents=True, exist_ok=True)
+    probe = found.data_dir / ".doctor"
+    probe.write_text("writable")
+    probe.unlink()
+    return f"{found.data_dir.resolve()} is writable"
+
+
+def _server(found: Settings) -> str:
+    try:
+        FolderLock(found.data_dir).release()
+    except FolderIsInUse:
+        return "a server is using the folder"
+    return "no server is using the folder"
+
+
+def _log(found: Settings) -> str:
+    path = found.data_dir / "events.db"
+    if not path.exists():
+        return "no events yet"
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        (verdict,) = database.execute("PRAGMA quick_check").fetchone()
+        assert verdict == "ok", f"the file is damaged: {verdict}"
+        (count,) = database.execute("SELECT count(*) FROM stored_events").fetchone()
+    return f"{count} events, file intact"
+
+
+def _read_models(found: Settings) -> str:
+    path = found.data_dir / "read_models.db"
+    if not path.exists():
+        return "none yet"
+    with sqlite3.connect(f"file:{found.data_dir / 'events.db'}?mode=ro", uri=True) as database:
+        head = database.execute("SELECT max(position) FROM stored_events").fetchone()[0] or 0
+    engine = open_engine(path)
+    behind = {name: head - at for name, at in positions(engine, PROJECTORS).items() if at < head}
+    engine.dispose()
+    return ", ".join(_lags(behind)) or "all up to date"
+
+
+def _lags(behind: dict[str, int]) -> Iterator[str]:
+    for name, count in behind.items():
+        yield f"{name} is {count} events behind"
+
+
+_CHECKS: dict[str, Callable[[Settings], str]] = {
+    "versions": _versions,
+    "folder": _folder,
+    "server": _server,
+    "log": _log,
+    "read models": _read_models,
+}

@@ -1,0 +1,241 @@
+"""The composition root: the one place where parts meet."""
+
+import asyncio
+import importlib.util
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from litestar import Litestar
+from sqlalchemy import Engine
+
+from commands.agents import AgentCommands
+from commands.identity import CreateApiKey, IdentityCommands
+from commands.processes.runs import RunProcess, Worker
+from commands.runs import RunCommands
+from commands.transact import Issued, Transactions
+from commands.workflows import WorkflowCommands
+from domain.agents import ModelConfig
+from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
+from infra.api_keys import KeyRing, make_key
+from infra.event_store.sqlite import SqliteLog
+from infra.event_store.store import EventStore
+from infra.follower import Follower
+from infra.ids import IntegerIds, new_uuid
+from infra.llm.providers import LanguageModels, ModelSettings
+from infra.prices import PriceBook
+from infra.process_runner import ProcessRunner
+from infra.read_store import Reads, open_engine
+from infra.settings import Settings
+from infra.vault import Vault
+from projections.agents import AgentsProjector
+from projections.identity import IdentityProjector, valid_keys
+from projections.projector import Projector
+from projections.runs import DueRunsProjector, RunsProjector
+from projections.usage import UsageProjector
+from projections.workflows import WorkflowsProjector
+from read_api.app import Commands, Edges, create_app
+from read_api.auth import Circumstances
+from read_api.view import Ports
+
+PROJECTORS: tuple[Projector, ...] = (
+    AgentsProjector(),
+    WorkflowsProjector(),
+    RunsProjector(),
+    DueRunsProjector(),
+    UsageProjector(),
+    IdentityProjector(),
+)
+
+LOCAL_WORKSPACE_NAME = "Local workspace"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Writing(msgspec.Struct, frozen=True, kw_only=True):
+    """The write side of an installation: what a command line needs, server or none."""
+
+    settings: Settings
+    vault: Vault
+    store: EventStore
+    agents: AgentCommands
+    workflows: WorkflowCommands
+    identity: IdentityCommands
+    transactions: Transactions
+    next_id: Callable[[], int]
+
+    def close(self) -> None:
+        self.store.close()
+        self.vault.close()
+
+    def issued(self, workspace_id: WorkspaceId, actor: str) -> Issued:
+        """Make the circumstances of a command that nobody asked for by HTTP."""
+        metadata = Metadata(
+            workspace_id=workspace_id,
+            actor=actor,
+            correlation_id=new_uuid(),
+            command_id=CommandId(new_uuid()),
+            occurred_at=utc_now(),
+        )
+        return Issued(metadata=metadata)
+
+    async def local_workspace(self) -> WorkspaceId:
+        """Find the installation's local workspace, or make it."""
+        actor = "cli:setup"
+        opened = await self.identity.open_installation(
+            WorkspaceId(new_uuid()), self.issued(PLATFORM_WORKSPACE, actor)
+        )
+        workspace_id = opened.answer.workspace_id
+        issued = self.issued(workspace_id, actor)
+        await self.identity.create_workspace(LOCAL_WORKSPACE_NAME, issued)
+        return workspace_id
+
+    async def create_key(self, workspace_id: WorkspaceId, name: str, holder: str) -> str:
+        """Make an API key and tell it: it is not stored and cannot be told again."""
+        key = make_key(self.vault.pepper())
+        command = CreateApiKey(
+            key_id=key.key_id,
+            name=name,
+            holder=holder,
+            secret_hash=key.secret_hash,
+            last_four=key.last_four,
+        )
+        await self.identity.create_key(command, self.issued(workspace_id, "cli:keys"))
+        return key.text
+
+
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """An embedded installation: everything in one process, on one folder."""
+
+    writing: Writing
+    runs: RunCommands
+    models: LanguageModels
+    engine: Engine
+    reads: Reads
+    follower: Follower
+    runner: ProcessRunner
+    tasks: list[asyncio.Task[None]]
+
+    async def start(self) -> None:
+        """Bring read models up to date, then follow and run what is due."""
+        await self.follower.catch_up()
+        self.tasks.append(asyncio.create_task(self.follower.run()))
+        self.tasks.append(asyncio.create_task(self.runner.run()))
+
+    async def stop(self) -> None:
+        """Let steps end within their bound, then close everything."""
+        if self.tasks:
+            follower, runner = self.tasks
+            runner.cancel()
+            await self.runner.drain()
+            await self.follower.catch_up()
+            follower.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.models.close()
+        self.reads.close()
+        self.engine.dispose()
+        self.writing.close()
+
+    async def has_key(self, workspace_id: WorkspaceId) -> bool:
+        keys = await self.reads.ask(valid_keys)
+        return any(key.workspace_id == workspace_id for key in keys)
+
+
+def build_writing(
+    settings: Settings, *, on_failure: Callable[[Exception], None] = lambda _: None
+) -> Writing:
+    """Open the log of a folder, made if need be. Several processes may."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    vault = Vault(settings.data_dir / "keys.db")
+    log = SqliteLog(settings.data_dir / "events.db", on_failure=on_failure)
+    store = EventStore(log, vault)
+    transactions, next_id = Transactions(store), IntegerIds()
+    return Writing(
+        settings=settings,
+        vault=vault,
+        store=store,
+        agents=AgentCommands(transactions, next_id),
+        workflows=WorkflowCommands(transactions, next_id),
+        identity=IdentityCommands(transactions),
+        transactions=transactions,
+        next_id=next_id,
+    )
+
+
+def build_installation(
+    settings: Settings, *, on_failure: Callable[[Exception], None] = lambda _: None
+) -> Installation:
+    """Wire an embedded installation. Only one process at a time may, by `infra.lock`."""
+    writing = build_writing(settings, on_failure=on_failure)
+    path = settings.data_dir / "read_models.db"
+    engine = open_engine(path)
+    reads = Reads(path, engine)
+    follower = Follower(writing.store, engine, PROJECTORS)
+    models = build_models(settings)
+    process = RunProcess(
+        writing.transactions,
+        models,
+        worker=Worker(new_uuid()),
+        now=utc_now,
+        new_uuid=new_uuid,
+        sole=True,
+        stream=settings.llm_stream,
+    )
+    return Installation(
+        writing=writing,
+        runs=RunCommands(writing.transactions, writing.next_id, process.interrupt),
+        models=models,
+        engine=engine,
+        reads=reads,
+        follower=follower,
+        runner=ProcessRunner(process, follower, reads, utc_now),
+        tasks=[],
+    )
+
+
+def build_models(settings: Settings) -> LanguageModels:
+    wanted = ModelSettings(
+        api_keys=settings.api_keys,
+        base_urls=settings.base_urls,
+        default_provider=settings.provider,
+        default_model=settings.model,
+        offline_when_no_key=settings.offline_when_no_key,
+    )
+    return LanguageModels(wanted, PriceBook(), now=utc_now)
+
+
+def build_app(installation: Installation, *, closing: Callable[[], bool]) -> Litestar:
+    """Wire the API of an embedded installation; it starts and stops with the application."""
+    writing, settings = installation.writing, installation.writing.settings
+    ports = Ports(
+        reads=installation.reads,
+        log=writing.store,
+        progress=installation.follower,
+        circumstances=Circumstances(utc_now, new_uuid),
+        default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
+    )
+    keys = KeyRing(installation.reads, writing.store, installation.follower, writing.vault.pepper())
+    return create_app(
+        ports,
+        Commands(agents=writing.agents, workflows=writing.workflows, runs=installation.runs),
+        Edges(
+            key_reader=keys,
+            docs_assets=_docs_assets(),
+            closing=closing,
+            projector_names=lambda: [projector.name for projector in PROJECTORS],
+            body_max=settings.body_max,
+        ),
+        on_startup=[installation.start],
+        on_shutdown=[installation.stop],
+    )
+
+
+def _docs_assets() -> Path:
+    """Find Swagger UI's files in the package that carries them, without importing it."""
+    found = importlib.util.find_spec("swagger_ui")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0]) / "static"

@@ -1,0 +1,92 @@
+"""Keeps runs going: looks for what is due and gives each run a task of its own."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from commands.processes.runs import RunProcess
+from commands.transact import CommandError
+from domain.events import StreamId
+from infra.follower import Follower
+from infra.read_store import Reads
+from projections.runs import DueRun, due
+
+RUNS_AT_ONCE_MAX = 64
+"""Runs that have a task at the same time; the others wait their turn."""
+
+LOOK_S = 1.0
+"""How soon a run is looked at again when nothing tells of a change."""
+
+DRAIN_S = 20.0
+"""How long a model call that is being made may go on once the process is asked to stop."""
+
+log = structlog.get_logger(__name__)
+
+
+class ProcessRunner:
+    def __init__(
+        self,
+        process: RunProcess,
+        follower: Follower,
+        reads: Reads,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._process = process
+        self._follower = follower
+        self._reads = reads
+        self._now = now
+        self._tasks: dict[StreamId, asyncio.Task[None]] = {}
+        self._asleep: dict[StreamId, tuple[datetime, datetime]] = {}
+
+    async def run(self) -> None:
+        """Look for due runs for ever; cancel to stop, then `drain`."""
+        while True:
+            await self._look()
+            await self._follower.changed(LOOK_S)
+
+    async def drain(self) -> None:
+        """Let the steps being taken end, within a bound; what is cut off is resumed later."""
+        tasks = list(self._tasks.values())
+        if not tasks:
+            return
+        await asyncio.wait(tasks, timeout=DRAIN_S)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look(self) -> None:
+        found = await self._reads.ask(due, limit=2 * RUNS_AT_ONCE_MAX + len(self._asleep))
+        known = {run.stream_id for run in found}
+        self._asleep = {s: until for s, until in self._asleep.items() if s in known}
+        for run in found:
+            if len(self._tasks) >= RUNS_AT_ONCE_MAX:
+                return
+            if run.stream_id not in self._tasks and self._is_awake(run):
+                self._start(run)
+
+    def _is_awake(self, run: DueRun) -> bool:
+        """A run sleeps until its time has come, or its due time was moved since."""
+        asleep = self._asleep.get(run.stream_id)
+        if asleep is None:
+            return True
+        due_at, until = asleep
+        return due_at != run.due_at or self._now() >= until
+
+    def _start(self, run: DueRun) -> None:
+        task = asyncio.create_task(self._advance(run))
+        self._tasks[run.stream_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(run.stream_id, None))
+
+    async def _advance(self, run: DueRun) -> None:
+        try:
+            until = await self._process.advance(run.workspace_id, run.stream_id)
+        except CommandError as error:
+            log.warning("a run waits for the store", run=run.stream_id, error=str(error))
+            return
+        except Exception:
+            log.exception("a run cannot be advanced", run=run.stream_id)
+            until = None
+        if until is not None:
+            self._asleep[run.stream_id] = (run.due_at, until)

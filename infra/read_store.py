@@ -1,0 +1,175 @@
+"""Where read models live: an SQLite file beside the log, made again from it at will."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, select, text
+
+from domain.catalog import AnyEvent
+from domain.events import Recorded
+from projections.projector import (
+    READ_MODELS,
+    Batch,
+    Projector,
+    checkpoint,
+    move_checkpoint,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 5.0
+REBUILD_BATCH_MAX = 1_000
+"""Events projected in one transaction of a rebuild."""
+
+LAST_LAP_MAX = 100
+"""Events left to project when a rebuild takes the write lock and swaps."""
+
+SHADOW = "__rebuild"
+
+
+class Log(Protocol):
+    async def read_all(self, *, after: int, limit: int) -> list[Recorded[AnyEvent]]: ...
+    async def head(self) -> int: ...
+
+
+def open_engine(path: Path | None) -> Engine:
+    """Open the file for writing and make what tables it lacks; None for a database in memory.
+
+    Not synced at every commit: after a power cut the checkpoint and its rows
+    are both an instant older, and are projected again.
+    """
+    engine = create_engine(
+        "sqlite://" if path is None else f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    with engine.begin() as connection:
+        READ_MODELS.create_all(connection)
+    return engine
+
+
+def _on_connect(connection: Any, _: object) -> None:  # noqa: ANN401 SQLAlchemy's DBAPI object
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _on_begin(connection: Connection) -> None:
+    # IMMEDIATE, because a transaction that reads its checkpoint and then writes
+    # must not find that another process wrote in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class Reads:
+    """Implements `read_api.reads.Reads`: SQLite answers in microseconds, so inline."""
+
+    def __init__(self, path: Path | None, writing: Engine) -> None:
+        engine = (
+            writing
+            if path is None
+            else create_engine(
+                f"sqlite:///file:{path}?mode=ro&uri=true",
+                connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+            )
+        )
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    async def ask(
+        self,
+        query: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return query(self._connection, *args, **kwargs)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+async def rebuild(
+    log: Log,
+    engine: Engine,
+    projector: Projector,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> int:
+    """Project the whole log into tables beside the live ones, then swap them in one transaction.
+
+    Readers go on reading the old tables until then; a follower that is running
+    goes on from the new checkpoint.
+    """
+    shadows = _shadows(projector)
+    with engine.begin() as connection:
+        for shadow in shadows.values():
+            shadow.drop(connection, checkfirst=True)
+            shadow.create(connection)
+    position = 0
+    while await log.head() - position > LAST_LAP_MAX:
+        events = await log.read_all(after=position, limit=REBUILD_BATCH_MAX)
+        with engine.begin() as connection:
+            _project(connection, projector, shadows, events)
+        position = events[-1].global_position
+        on_progress(position, await log.head())
+    with engine.begin() as connection:
+        # The write lock is held from here: no follower moves the live tables any more.
+        while events := await log.read_all(after=position, limit=REBUILD_BATCH_MAX):
+            _project(connection, projector, shadows, events)
+            position = events[-1].global_position
+        _swap(connection, shadows)
+        move_checkpoint(connection, projector.name, position)
+    on_progress(position, position)
+    return position
+
+
+def _project(
+    connection: Connection,
+    projector: Projector,
+    shadows: dict[Table, Table],
+    events: list[Recorded[AnyEvent]],
+) -> None:
+    batch = Batch(connection, shadows)
+    for recorded in events:
+        projector.project(recorded, batch)
+    batch.flush()
+
+
+def _shadows(projector: Projector) -> dict[Table, Table]:
+    metadata = MetaData()
+    shadows = {t: t.to_metadata(metadata, name=t.name + SHADOW) for t in projector.tables}
+    for shadow in shadows.values():
+        # Index names are unique in a database: the live tables' are made anew after the swap.
+        shadow.indexes.clear()
+    return shadows
+
+
+def _swap(connection: Connection, shadows: dict[Table, Table]) -> None:
+    for table, shadow in shadows.items():
+        table.drop(connection)
+        connection.execute(text(f'ALTER TABLE "{shadow.name}" RENAME TO "{table.name}"'))
+        for index in table.indexes:
+            index.create(connection)
+
+
+def digest(connection: Connection, projector: Projector) -> str:
+    """Hash a read model: SHA-256 over its rows as JSON lines, in key order."""
+    sha = hashlib.sha256()
+    for table in projector.tables:
+        sha.update(f"{table.name}\n".encode())
+        for row in connection.execute(select(table).order_by(*table.primary_key)):
+            sha.update(json.dumps(list(row), ensure_ascii=False).encode() + b"\n")
+    return sha.hexdigest()
+
+
+def positions(engine: Engine, projectors: tuple[Projector, ...]) -> dict[str, int]:
+    with engine.begin() as connection:
+        return {p.name: checkpoint(connection, p.name) for p in projectors}
+
+
+def projection_thread() -> ThreadPoolExecutor:
+    """Make the one thread that projects, so that the event loop stays free."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="projector")

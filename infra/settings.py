@@ -1,0 +1,148 @@
+"""Settings, read once from the environment and frozen."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+PREFIX = "AUTOMATOS_"
+
+UNPREFIXED = frozenset(
+    {
+        "ANTHROPIC_API_KEY",
+        "DATA_DIR",
+        "HUGGINGFACE_API_KEY",
+        "LLM_MODEL",
+        "LLM_PROVIDER",
+        "LOG_LEVEL",
+        "OPENAI_API_KEY",
+        "PORT",
+    }
+)
+"""Names that count without our prefix: the original's, and what everybody expects."""
+
+SECRETS = frozenset({"anthropic_api_key", "huggingface_api_key", "openai_api_key"})
+
+DEFAULT_MODELS = {
+    "openai": "gpt-5-mini",
+    "anthropic": "claude-haiku-5-5",
+    "offline": "extractive-bm25",
+}
+"""Asked when a provider is chosen and no model is."""
+
+
+class BadSettings(Exception):
+    """The environment does not make sense; the message names the variable."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a deployment may choose.
+
+    Attributes:
+        data_dir: Holds the log, the keys and the read models.
+        llm_provider: Default for agents that name no model; empty for the first
+            one of OpenAI, Anthropic and Hugging Face that has a key, else `offline`.
+        offline_when_no_key: Let the built-in extractive model answer for a
+            provider without a key, labelled as such; else such a step fails.
+        llm_stream: Ask models for streamed answers.
+        body_max: Bytes of a request body, where a route names no smaller bound.
+    """
+
+    data_dir: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8000
+    log_level: Annotated[str, msgspec.Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    llm_provider: Annotated[
+        str, msgspec.Meta(pattern="^(|openai|anthropic|huggingface|offline)$")
+    ] = ""
+    llm_model: str = ""
+    llm_stream: bool = True
+    offline_when_no_key: bool = True
+    openai_api_key: str = ""
+    anthropic_api_key: str = ""
+    huggingface_api_key: str = ""
+    openai_base_url: str = ""
+    anthropic_base_url: str = ""
+    huggingface_base_url: str = ""
+    body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
+        """Read `AUTOMATOS_*` and the few names that need no prefix.
+
+        Raises:
+            BadSettings: A variable is unknown or malformed.
+        """
+        given: dict[str, str] = {}
+        for name, value in env.items():
+            if name in UNPREFIXED and value:
+                given.setdefault(name.lower(), value)
+            elif name.startswith(PREFIX):
+                given[name.removeprefix(PREFIX).lower()] = value
+        unknown = sorted(set(given) - set(cls.__struct_fields__))
+        if unknown:
+            raise BadSettings(f"{PREFIX}{unknown[0].upper()} is not a setting.")
+        return cls._checked(given)
+
+    @classmethod
+    def _checked(cls, given: dict[str, str]) -> "Settings":
+        for name, value in given.items():
+            try:
+                msgspec.convert({name: value}, cls, strict=False, dec_hook=_path)
+            except msgspec.ValidationError as error:
+                shown = "" if name in SECRETS else f" is {value!r}"
+                reason = str(error).partition(" - at ")[0]
+                raise BadSettings(f"{PREFIX}{name.upper()}{shown}: {reason}") from error
+        return msgspec.convert(given, cls, strict=False, dec_hook=_path)
+
+    @property
+    def provider(self) -> str:
+        if self.llm_provider:
+            return self.llm_provider
+        with_key = [name for name, key in self.api_keys.items() if key]
+        return with_key[0] if with_key and with_key[0] in DEFAULT_MODELS else "offline"
+
+    @property
+    def model(self) -> str:
+        """The default provider's model.
+
+        Raises:
+            BadSettings: The provider has no model that everybody may use.
+        """
+        model = self.llm_model or DEFAULT_MODELS.get(self.provider)
+        if model is None:
+            raise BadSettings(f"LLM_MODEL is needed for the provider {self.provider}.")
+        return model
+
+    @property
+    def api_keys(self) -> dict[str, str]:
+        return {
+            "openai": self.openai_api_key,
+            "anthropic": self.anthropic_api_key,
+            "huggingface": self.huggingface_api_key,
+        }
+
+    @property
+    def base_urls(self) -> dict[str, str]:
+        urls = {
+            "openai": self.openai_base_url,
+            "anthropic": self.anthropic_base_url,
+            "huggingface": self.huggingface_base_url,
+        }
+        return {name: url for name, url in urls.items() if url}
+
+    def shown(self) -> dict[str, str]:
+        """Spell every setting for people, secrets masked."""
+        values = {name: str(getattr(self, name)) for name in self.__struct_fields__}
+        return {
+            name: ("(set)" if value else "(not set)") if name in SECRETS else value
+            for name, value in values.items()
+        }
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path:
+        return Path(str(value))
+    raise NotImplementedError

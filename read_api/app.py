@@ -1,0 +1,169 @@
+"""The list of routes and what wraps them; nothing of infra is wired here."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.plugins.problem_details import ProblemDetailsException
+from litestar.static_files import create_static_files_router
+
+from commands.agents import AgentCommands
+from commands.runs import RunCommands
+from commands.workflows import WorkflowCommands
+from read_api import agents, events, workflows
+from read_api.agents import AgentController
+from read_api.auth import PUBLIC, KeyReader, guard, provide_issued, provide_principal
+from read_api.bodies import StrictRequest
+from read_api.edge import DOCS_PATH, edge
+from read_api.errors import problem_details, unexpected
+from read_api.events import EventController
+from read_api.health import health, overview
+from read_api.problems import problems_page
+from read_api.reads import EventLog
+from read_api.runs import ExecutionController
+from read_api.usage import UsageController
+from read_api.view import Ports, provide_view
+from read_api.workflows import WorkflowController
+
+DESCRIPTION = """\
+Raw JSON, no envelope. Refusals are `application/problem+json` (RFC 9457) with a `detail` for
+people, a `code` for programs and a JSON pointer to the fault.
+
+- `Idempotency-Key` on any command: repeat the request and get the same answer, done once.
+- `ETag` and `If-Match`: 412 when somebody was faster.
+- `X-Event-Position` on answers, `Min-Position` on requests: read what you wrote.
+- `/api/events/stream`: Server-Sent Events, resumable with `Last-Event-ID`.
+"""
+
+
+class Commands(msgspec.Struct, frozen=True, kw_only=True):
+    agents: AgentCommands
+    workflows: WorkflowCommands
+    runs: RunCommands
+
+
+class Edges(msgspec.Struct, frozen=True, kw_only=True):
+    """What surrounds the routes.
+
+    Attributes:
+        docs_assets: Folder with the docs page's own copy of Swagger UI.
+        closing: Whether the process has been asked to stop: streams then end.
+        projector_names: For health.
+    """
+
+    key_reader: KeyReader
+    docs_assets: Path
+    closing: Callable[[], bool]
+    projector_names: Callable[[], list[str]]
+    body_max: int
+
+
+def create_app(
+    ports: Ports,
+    commands: Commands,
+    edges: Edges,
+    *,
+    on_startup: Sequence[Callable[[], Any]] = (),
+    on_shutdown: Sequence[Callable[[], Any]] = (),
+) -> Litestar:
+    return Litestar(
+        route_handlers=[
+            AgentController,
+            WorkflowController,
+            ExecutionController,
+            UsageController,
+            EventController,
+            health,
+            overview,
+            problems_page,
+            create_static_files_router(
+                path=f"{DOCS_PATH}/assets", directories=[edges.docs_assets], opt={PUBLIC: True}
+            ),
+        ],
+        dependencies=_dependencies(ports, commands, edges),
+        guards=[guard],
+        middleware=[edge],
+        request_class=StrictRequest,
+        request_max_body_size=edges.body_max,
+        plugins=[problem_details],
+        exception_handlers={500: unexpected, Exception: _any},
+        openapi_config=_openapi(),
+        state=State(
+            {
+                "ports": ports,
+                "key_reader": edges.key_reader,
+                "circumstances": ports.circumstances,
+            }
+        ),
+        on_startup=list(on_startup),
+        on_shutdown=list(on_shutdown),
+        logging_config=None,
+    )
+
+
+def _any(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ANN401
+    if isinstance(error, ProblemDetailsException):
+        return error.to_response(request)
+    return unexpected(request, error)
+
+
+def _dependencies(ports: Ports, commands: Commands, edges: Edges) -> dict[str, Provide]:
+    def fixed(value: object) -> Provide:
+        return Provide(lambda: value, sync_to_thread=False)
+
+    event_log: EventLog = ports.log
+    return {
+        "ports": fixed(ports),
+        "event_log": fixed(event_log),
+        "closing": fixed(edges.closing),
+        "projector_names": fixed(edges.projector_names),
+        "agent_commands": fixed(commands.agents),
+        "workflow_commands": fixed(commands.workflows),
+        "run_commands": fixed(commands.runs),
+        "principal": Provide(provide_principal, sync_to_thread=False),
+        "issued": Provide(provide_issued),
+        "view": Provide(provide_view, sync_to_thread=False),
+    }
+
+
+for _controller, _filter in (
+    (AgentController, agents.provide_filter),
+    (WorkflowController, workflows.provide_filter),
+    (EventController, events.provide_filter),
+):
+    _controller.dependencies = {"wanted": Provide(_filter, sync_to_thread=False)}
+
+
+def _openapi() -> OpenAPIConfig:
+    assets = f"{DOCS_PATH}/assets"
+    return OpenAPIConfig(
+        title="Automatos AI API",
+        version="1.0.0",
+        description=DESCRIPTION,
+        path=DOCS_PATH,
+        root_schema_site="swagger",
+        render_plugins=[
+            SwaggerRenderPlugin(
+                path="/",
+                js_url=f"{assets}/swagger-ui-bundle.js",
+                css_url=f"{assets}/swagger-ui.css",
+                standalone_preset_js_url=f"{assets}/swagger-ui-standalone-preset.js",
+                favicon="<link rel='icon' href='data:,'>",
+            ),
+            JsonRenderPlugin(path="/openapi.json"),
+        ],
+        components=Components(
+            security_schemes={
+                "key": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+                "bearer": SecurityScheme(type="http", scheme="bearer"),
+            }
+        ),
+        security=[{"key": []}, {"bearer": []}],
+    )
