@@ -249,7 +249,7 @@ def agent_names(
             agents.c.workspace_id == workspace_id, agents.c.agent_id.in_(agent_ids)
         )
     )
-    return dict(found)
+    return dict(found.tuples().all())
 
 
 def _where(workspace_id: WorkspaceId, wanted: AgentFilter) -> list[ColumnElement[bool]]:

@@ -195,7 +195,7 @@ def workflow_counts(connection: Connection, workspace_id: WorkspaceId) -> dict[s
         .where(workflows.c.workspace_id == workspace_id)
         .group_by(workflows.c.status)
     )
-    return dict(found)
+    return dict(found.tuples().all())
 
 
 def _where(workspace_id: WorkspaceId, wanted: WorkflowFilter) -> list[ColumnElement[bool]]:
