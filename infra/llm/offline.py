@@ -73,7 +73,8 @@ def _extract(request: ModelRequest) -> str:
     sentences = _sentences(request.prompt)
     if not sentences:
         return ""
-    between = sentences[1:-1] or sentences
+    # A sentence that an earlier step has quoted already stands here twice: it counts once.
+    between = list(dict.fromkeys(sentences[1:-1] or sentences))
     words = [_words(sentence) for sentence in between]
     wanted = {*_words(f"{sentences[0]} {sentences[-1]} {request.system}"), *_key_terms(words)}
     scores = _bm25(words, wanted)
