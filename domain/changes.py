@@ -11,9 +11,8 @@ P = TypeVar("P", bound=msgspec.Struct)
 
 def differing(changes: C, known: msgspec.Struct) -> C:
     """Keep of a change what differs from what is known."""
-    same = [
-        name for name in changes.__struct_fields__ if getattr(changes, name) == getattr(known, name)
-    ]
+    names = changes.__struct_fields__
+    same = [name for name in names if _same(getattr(changes, name), getattr(known, name))]
     return msgspec.structs.replace(changes, **dict.fromkeys(same, UNSET))
 
 
@@ -23,3 +22,12 @@ def applied(known: P, changes: msgspec.Struct) -> P:
     return msgspec.structs.replace(
         known, **{name: value for name, value in pairs if value is not UNSET}
     )
+
+
+def _same(change: object, known: object) -> bool:
+    """Compare as JSON, which tells 1 from true and from 1.0."""
+    return change is not UNSET and _json(change) == _json(known)
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")
