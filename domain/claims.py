@@ -58,7 +58,9 @@ CLAIM: Aggregate[ClaimState, ClaimEvent] = Aggregate(
 
 def folded(name: str) -> str:
     """What two spellings of one name share: NFKC, case folded, white space collapsed."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    # Folding takes some letters apart, so what it leaves is composed once more.
+    composed = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", composed)).strip()
 
 
 def claim_stream(workspace_id: WorkspaceId, kind: str, name: str) -> StreamId:
