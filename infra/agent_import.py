@@ -40,7 +40,8 @@ async def import_agents(
     """
     found = find_agents(path)
     counts: dict[Import, int] = {}
-    refused, names = list(found.refused), []
+    refused = list(found.refused)
+    names: list[str] = []
     for done, file in enumerate(found.agents, start=1):
         issued = writing.issued(workspace_id, "cli:agents import")
         try:

@@ -1,20 +1,28 @@
 """Serves the API of an embedded installation with uvicorn."""
 
 import asyncio
-import getpass
+import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 import uvicorn
 import uvloop
 from rich.console import Console
 
+from infra.cli.shared import user_name
 from infra.composition import Installation, build_app, build_installation
 from infra.lock import FolderLock
 from infra.settings import Settings
 
-DRAIN_S = 20
+CONNECTIONS_DRAIN_S = 5
+"""How long open requests may go on at the end; the steps of runs have their own bound."""
+
+GREETING_WAIT_S = 1.0
+"""How long the first lines wait for read models; a long log is projected while we serve."""
+
 KEEP_ALIVE_S = 5
 CONNECTIONS_MAX = 1_000
 BACKLOG = 2_048
@@ -58,26 +66,44 @@ def uvicorn_config(app: object) -> uvicorn.Config:
         proxy_headers=False,
         limit_concurrency=CONNECTIONS_MAX,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=CONNECTIONS_DRAIN_S,
     )
 
 
 async def _serve(settings: Settings, listening: socket.socket) -> int:
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     loop = asyncio.get_running_loop()
 
-    def on_failure(error: Exception) -> None:
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    def on_failure(error: BaseException) -> None:
         # A disk that failed once is not asked again: stop, and let a restart find the truth.
         failures.append(error)
-        log.critical("the event store has failed; stopping", exc_info=error)
-        loop.call_soon_threadsafe(setattr, server, "should_exit", True)  # noqa: FBT003
+        log.critical("the server cannot go on; stopping", exc_info=error)
+        loop.call_soon_threadsafe(stop)
 
     installation = build_installation(settings, on_failure=on_failure)
     app = build_app(installation, closing=lambda: server.should_exit)
+    app.on_startup.append(partial(_watch, installation, on_failure))
     server = uvicorn.Server(uvicorn_config(app))
+    # Once stopped, uvicorn raises the signal again: with a handler of ours the exit code is ours.
+    signal.signal(signal.SIGTERM, stop)
     await _greet(settings, installation, listening)
     await server.serve(sockets=[listening])
     return EXIT_FAILED if failures else 0
+
+
+def _watch(installation: Installation, on_failure: Callable[[BaseException], None]) -> None:
+    """Have it told when the follower or the runner dies: nobody else would notice for long."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            on_failure(error)
+
+    for task in installation.tasks:
+        task.add_done_callback(ended)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -99,19 +125,20 @@ def _listen(settings: Settings) -> socket.socket:
 async def _greet(settings: Settings, installation: Installation, listening: socket.socket) -> None:
     """Tell where everything is; at the first start make the key, and show it this once."""
     workspace_id = await installation.writing.local_workspace()
-    await installation.follower.catch_up()
+    caught_up = await installation.follower.catch_up(GREETING_WAIT_S)
     host, port = listening.getsockname()[:2]
-    url = f"http://{host}:{port}"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print(f"Automatos serves {url}")
     console.print(f"  docs      {url}/docs")
     console.print(f"  data      {settings.data_dir.resolve()}")
     console.print(f"  workspace {workspace_id}")
     console.print(f"  models    {settings.provider} / {settings.model}")
-    if await installation.has_key(workspace_id):
+    # The first start has next to nothing to catch up with.
+    if not caught_up or await installation.has_key(workspace_id):
         console.print("  API key   shown at the first start; `automatos keys create` makes another")
     else:
-        key = await installation.writing.create_key(workspace_id, "first key", getpass.getuser())
+        key = await installation.writing.create_key(workspace_id, "first key", user_name())
         console.print(f"  API key   {key}")
         console.print("            Keep it: it is stored hashed and not shown again.")
     sys.stdout.flush()
