@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from domain.catalog import AnyEvent
 from domain.events import Recorded
 from infra.event_store.store import EventStore
-from infra.read_store import positions, projection_thread
+from infra.read_store import positions, projection_thread, will_pass
 from projections.projector import Projector, project
 
 BATCH_MAX = 500
@@ -19,6 +19,9 @@ BATCH_MAX = 500
 
 RETRY_S = 1.0
 """Pause while the read models' disk is full, or another process holds their lock."""
+
+CATCH_UP_S = 3.0
+"""How long a start or a stop waits for read models; the rest is projected afterwards."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +41,8 @@ class Follower:
         self._positions = positions(engine, projectors)
         self._thread = projection_thread()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._held_up = False
+        self._ended = False
         self.failed: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -47,12 +52,16 @@ class Follower:
                 if not await self._advance():
                     await self._store.changed()
         finally:
+            self._ended = True
             self._thread.shutdown(wait=True)
 
-    async def catch_up(self) -> None:
-        """Project all there is, then return."""
+    async def catch_up(self, timeout_s: float = CATCH_UP_S) -> bool:
+        """Project all there is, within a bound; False if that took too long."""
+        deadline = monotonic() + timeout_s
         while await self._advance():
-            pass
+            if monotonic() >= deadline:
+                return False
+        return True
 
     def position(self, projector: str) -> int:
         """Tell the last position a projector has passed."""
@@ -83,7 +92,7 @@ class Follower:
     async def _advance(self) -> bool:
         """Project the next batch; False when there is none."""
         going = [p for p in self._projectors if p.name not in self.failed]
-        if not going:
+        if not going or self._ended:
             return False
         after = min(self._positions[p.name] for p in going)
         events = await self._store.read_all(after=after, limit=BATCH_MAX)
@@ -94,28 +103,52 @@ class Follower:
                 self._thread, self._project, going, events
             )
         except OperationalError as error:
-            log.warning("read models cannot be written; trying again", error=str(error.orig))
+            self._tell(held_up=True, error=str(error.orig))
             await asyncio.sleep(RETRY_S)
+        else:
+            self._tell(held_up=False)
         self._wake()
         return True
+
+    def _tell(self, *, held_up: bool, error: str = "") -> None:
+        """Log that it does not go on, and that it does again; not every try between."""
+        if held_up and not self._held_up:
+            log.warning("read models cannot be written; trying again", error=error)
+        elif self._held_up and not held_up:
+            log.warning("read models are written again")
+        self._held_up = held_up
 
     def _project(self, going: Sequence[Projector], events: Sequence[Recorded[AnyEvent]]) -> None:
         for projector in going:
             try:
-                with self._engine.begin() as connection:
-                    passed = project(connection, projector, events)
-            except OperationalError:
-                raise
+                self._write(projector, events)
             except Exception as error:
-                self.failed[projector.name] = f"{type(error).__name__}: {error}"
+                if will_pass(error):
+                    raise
+                self._write_singly(projector, events)
+
+    def _write(self, projector: Projector, events: Sequence[Recorded[AnyEvent]]) -> None:
+        with self._engine.begin() as connection:
+            passed = project(connection, projector, events)
+        self._positions[projector.name] = passed
+
+    def _write_singly(self, projector: Projector, events: Sequence[Recorded[AnyEvent]]) -> None:
+        """Go on to the very event at fault, and stop the projector there."""
+        for recorded in events:
+            try:
+                self._write(projector, [recorded])
+            except Exception as error:
+                if will_pass(error):
+                    raise
+                at = recorded.global_position
+                self.failed[projector.name] = f"event {at}: {type(error).__name__}: {error}"
                 log.critical(
                     "a projector has stopped at an event that it cannot project",
                     projector=projector.name,
-                    after=self._positions[projector.name],
+                    position=at,
                     exc_info=error,
                 )
-            else:
-                self._positions[projector.name] = passed
+                return
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()

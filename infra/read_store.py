@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, select, text
+from sqlalchemy.exc import OperationalError
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded
@@ -30,6 +32,11 @@ LAST_LAP_MAX = 100
 """Events left to project when a rebuild takes the write lock and swaps."""
 
 SHADOW = "__rebuild"
+
+PASSING = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
+)
+"""Faults of the disk or of other processes, which may be over at the next try."""
 
 
 class Log(Protocol):
@@ -64,6 +71,13 @@ def _on_begin(connection: Connection) -> None:
     # IMMEDIATE, because a transaction that reads its checkpoint and then writes
     # must not find that another process wrote in between.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def will_pass(error: Exception) -> bool:
+    """Tell a fault that passes by itself from one that every further try would meet again."""
+    if not isinstance(error, OperationalError) or not isinstance(error.orig, sqlite3.Error):
+        return False
+    return (error.orig.sqlite_errorcode & 0xFF) in PASSING
 
 
 class Reads:
@@ -101,7 +115,8 @@ async def rebuild(
     """Project the whole log into tables beside the live ones, then swap them in one transaction.
 
     Readers go on reading the old tables until then; a follower that is running
-    goes on from the new checkpoint.
+    goes on from the new checkpoint. Only one rebuild at a time, by `infra.lock`:
+    two would write to the same tables.
     """
     shadows = _shadows(projector)
     with engine.begin() as connection:
@@ -116,8 +131,11 @@ async def rebuild(
         position = events[-1].global_position
         on_progress(position, await log.head())
     with engine.begin() as connection:
-        # The write lock is held from here: no follower moves the live tables any more.
-        while events := await log.read_all(after=position, limit=REBUILD_BATCH_MAX):
+        # The write lock is held from here: no follower moves the live tables any more. What
+        # is appended meanwhile is the follower's again, so that the lock is not held for ever.
+        head = await log.head()
+        while position < head:
+            events = await log.read_all(after=position, limit=head - position)
             _project(connection, projector, shadows, events)
             position = events[-1].global_position
         _swap(connection, shadows)
