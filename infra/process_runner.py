@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from commands.processes.runs import RunProcess
 from commands.transact import CommandError
 from domain.events import StreamId
 from infra.follower import Follower
-from infra.read_store import Reads
+from infra.read_store import Reads, will_pass
 from projections.runs import DueRun, due
 
 RUNS_AT_ONCE_MAX = 64
@@ -18,6 +19,12 @@ RUNS_AT_ONCE_MAX = 64
 
 LOOK_S = 1.0
 """How soon a run is looked at again when nothing tells of a change."""
+
+STORE_PAUSE = timedelta(seconds=5)
+"""How long a run is left alone when the store could not record what it does."""
+
+FAULT_PAUSE = timedelta(seconds=60)
+"""How long a run is left alone after a failure that nobody foresaw."""
 
 DRAIN_S = 20.0
 """How long a model call that is being made may go on once the process is asked to stop."""
@@ -43,7 +50,12 @@ class ProcessRunner:
     async def run(self) -> None:
         """Look for due runs for ever; cancel to stop, then `drain`."""
         while True:
-            await self._look()
+            try:
+                await self._look()
+            except OperationalError as error:
+                if not will_pass(error):
+                    raise
+                log.warning("due runs cannot be read; trying again", error=str(error.orig))
             await self._follower.changed(LOOK_S)
 
     async def drain(self) -> None:
@@ -84,9 +96,9 @@ class ProcessRunner:
             until = await self._process.advance(run.workspace_id, run.stream_id)
         except CommandError as error:
             log.warning("a run waits for the store", run=run.stream_id, error=str(error))
-            return
+            until = self._now() + STORE_PAUSE
         except Exception:
             log.exception("a run cannot be advanced", run=run.stream_id)
-            until = None
+            until = self._now() + FAULT_PAUSE
         if until is not None:
             self._asleep[run.stream_id] = (run.due_at, until)
