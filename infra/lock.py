@@ -11,16 +11,20 @@ class FolderIsInUse(Exception):
 
 
 class FolderLock:
-    """Hold it as long as the process is the folder's only server and worker."""
+    """Hold it as long as the process is the only one that does something in the folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        purpose: What only one may do: a `server` is also the folder's only worker.
+    """
+
+    def __init__(self, folder: Path, purpose: str = "server") -> None:
         """Take the lock.
 
         Raises:
             FolderIsInUse: Another process holds it; the message names it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = (folder / "server.lock").open("a+")
+        self._file: IO[str] = (folder / f"{purpose}.lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -28,7 +32,7 @@ class FolderLock:
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise FolderIsInUse(
-                f"Another automatos server (process {holder}) is using {folder}. "
+                f"Another automatos {purpose} (process {holder}) is using {folder}. "
                 "Stop it first, or choose another folder with DATA_DIR."
             ) from None
         self._file.truncate(0)

@@ -2,13 +2,16 @@
 
 from typing import Annotated
 
+import msgspec
 import typer
+from sqlalchemy import Engine
 
-from infra.cli.shared import out, progress, refuse, with_writing
+from infra.cli.shared import out, progress, refuse, settings, with_writing
 from infra.composition import PROJECTORS, Writing
+from infra.lock import FolderLock
 from infra.read_store import digest, open_engine
 from infra.read_store import rebuild as rebuild_model
-from projections.projector import Projector
+from projections.projector import Projector, checkpoint
 
 ALL = "all"
 
@@ -21,29 +24,50 @@ def rebuild(
     if not chosen:
         known = ", ".join(p.name for p in PROJECTORS)
         raise refuse(f"There is no read model called {name!r}: {known}, or {ALL}.")
-    for projector in chosen:
-        _rebuild(projector)
+    lock = FolderLock(settings().data_dir, "rebuild")
+    try:
+        for projector in chosen:
+            _rebuild(projector)
+    finally:
+        lock.release()
+
+
+class _Rows(msgspec.Struct, frozen=True):
+    """What a read model holds, and which events made it."""
+
+    position: int
+    sha256: str
+
+
+def _rows(engine: Engine, projector: Projector) -> _Rows:
+    with engine.begin() as connection:
+        return _Rows(checkpoint(connection, projector.name), digest(connection, projector))
 
 
 def _rebuild(projector: Projector) -> None:
-    async def work(writing: Writing) -> tuple[int, str, str]:
+    async def work(writing: Writing) -> tuple[_Rows, _Rows]:
         engine = open_engine(writing.settings.data_dir / "read_models.db")
-        with engine.begin() as connection:
-            before = digest(connection, projector)
+        before = _rows(engine, projector)
         with progress() as bar:
             task = bar.add_task(f"rebuilding {projector.name}", total=None)
-            position = await rebuild_model(
+            await rebuild_model(
                 writing.store,
                 engine,
                 projector,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
-        with engine.begin() as connection:
-            after = digest(connection, projector)
+        after = _rows(engine, projector)
         engine.dispose()
-        return position, before, after
+        return before, after
 
-    position, before, after = with_writing(work)
-    same = "the same rows as before" if before == after else "not the rows it had before"
-    out.print(f"{projector.name}: rebuilt up to position {position}, {same}", markup=False)
-    out.print(f"  sha256 {after}", markup=False)
+    before, after = with_writing(work)
+    verdict = _compared(before, after)
+    out.print(f"{projector.name}: rebuilt up to position {after.position}, {verdict}", markup=False)
+    out.print(f"  sha256 {after.sha256}", markup=False)
+
+
+def _compared(before: _Rows, after: _Rows) -> str:
+    """Rows can only be compared where the same events made them."""
+    if before.position != after.position:
+        return f"from position {before.position} before"
+    return "the same rows as before" if before == after else "NOT the rows it had before"
