@@ -167,7 +167,15 @@ async def _watch(installation: Installation, workspace_id: WorkspaceId, run_id: 
         row = await installation.reads.ask(run, workspace_id, run_id)
         if row is not None and row.finished_at is not None and after == row.version:
             return row
+        _still_going(installation)
         await store.changed()
+
+
+def _still_going(installation: Installation) -> None:
+    """Fail with whatever ended the follower or the runner, rather than wait for ever."""
+    for task in installation.tasks:
+        if task.done():
+            task.result()
 
 
 async def _show(installation: Installation, workspace_id: WorkspaceId, ended: RunRow) -> None:

@@ -4,16 +4,23 @@ import os
 import platform
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import NamedTuple
 
 import typer
 from rich.table import Table
+from sqlalchemy.exc import DatabaseError
 
 from infra.cli.shared import out, settings
 from infra.composition import PROJECTORS
 from infra.lock import FolderIsInUse, FolderLock
 from infra.read_store import open_engine, positions
 from infra.settings import PREFIX, UNPREFIXED, Settings
+
+
+class Damaged(Exception):
+    """SQLite does not find a file whole."""
 
 
 class Check(NamedTuple):
@@ -51,8 +58,8 @@ def _source(name: str) -> str:
 def _attempt(name: str, check: Callable[[Settings], str], found: Settings) -> Check:
     try:
         return Check(name, passed=True, detail=check(found))
-    except (OSError, sqlite3.Error, AssertionError) as error:
-        return Check(name, passed=False, detail=str(error))
+    except (OSError, sqlite3.Error, DatabaseError, Damaged) as error:
+        return Check(name, passed=False, detail=str(getattr(error, "orig", error)))
 
 
 def _versions(_: Settings) -> str:
@@ -79,18 +86,43 @@ def _log(found: Settings) -> str:
     path = found.data_dir / "events.db"
     if not path.exists():
         return "no events yet"
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-        (verdict,) = database.execute("PRAGMA quick_check").fetchone()
-        assert verdict == "ok", f"the file is damaged: {verdict}"
+    with _intact(path) as database:
         (count,) = database.execute("SELECT count(*) FROM stored_events").fetchone()
     return f"{count} events, file intact"
+
+
+def _keys(found: Settings) -> str:
+    path = found.data_dir / "keys.db"
+    if not path.exists():
+        if (found.data_dir / "events.db").exists():
+            raise Damaged("keys.db is missing: what its keys sealed cannot be read")
+        return "none yet"
+    with _intact(path) as database:
+        (count,) = database.execute("SELECT count(*) FROM keys").fetchone()
+    return f"{count} keys, file intact"
+
+
+def _intact(path: Path) -> closing[sqlite3.Connection]:
+    """Open a file that SQLite finds whole.
+
+    Raises:
+        Damaged: It is not.
+    """
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        database.close()
+        raise Damaged(f"the file is damaged: {verdict}")
+    return closing(database)
 
 
 def _read_models(found: Settings) -> str:
     path = found.data_dir / "read_models.db"
     if not path.exists():
         return "none yet"
-    with sqlite3.connect(f"file:{found.data_dir / 'events.db'}?mode=ro", uri=True) as database:
+    with _intact(path):
+        pass
+    with _intact(found.data_dir / "events.db") as database:
         head = database.execute("SELECT max(position) FROM stored_events").fetchone()[0] or 0
     engine = open_engine(path)
     behind = {name: head - at for name, at in positions(engine, PROJECTORS).items() if at < head}
@@ -108,5 +140,6 @@ _CHECKS: dict[str, Callable[[Settings], str]] = {
     "folder": _folder,
     "server": _server,
     "log": _log,
+    "keys": _keys,
     "read models": _read_models,
 }

@@ -1,12 +1,11 @@
 """`automatos keys`."""
 
-import getpass
 from typing import Annotated
 
 import typer
 
 from commands.identity import KEY_NAME_MAX
-from infra.cli.shared import out, refuse, with_writing
+from infra.cli.shared import out, refuse, user_name, with_writing
 from infra.composition import Writing
 
 app = typer.Typer(help="API keys of the local workspace.", no_args_is_help=True)
@@ -28,6 +27,6 @@ def create(
 
     async def make(writing: Writing) -> str:
         workspace_id = await writing.local_workspace()
-        return await writing.create_key(workspace_id, name, holder or getpass.getuser())
+        return await writing.create_key(workspace_id, name, holder or user_name())
 
     out.print(with_writing(make), markup=False)

@@ -1,6 +1,7 @@
 """What the commands share: settings, a console, and one event loop each."""
 
 import asyncio
+import getpass
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -21,7 +22,7 @@ PLAIN_WIDTH = 120
 """Columns where the output is no terminal, and so has no width of its own."""
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-notes = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def settings() -> Settings:
@@ -54,6 +55,14 @@ def progress() -> Progress:
         disable=not notes.is_terminal,
         transient=True,
     )
+
+
+def user_name() -> str:
+    """Name who runs this process; a container's user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def refuse(message: str) -> typer.Exit:
