@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import FromQuery, JSONBody, QueryParameter
 from msgspec import UNSET, UnsetType
 
 from commands.agents import (
@@ -36,7 +36,7 @@ from projections.runs import AgentWork, work_of_agents
 from projections.usage import AgentUsage, usage_of_agents
 from read_api.accepted import accepted
 from read_api.errors import missing
-from read_api.view import View
+from read_api.view import EntityId, View
 
 BODY_MAX = 1024 * 1024
 PAGE_MAX = 1_000
@@ -254,7 +254,7 @@ class AgentController(Controller):
     @get("/{agent_id:int}", summary="Read an agent")
     async def read(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         view: NamedDependency[View],
     ) -> Response[AgentBody]:
         await view.fresh("agents", "runs", "usage")
@@ -265,7 +265,7 @@ class AgentController(Controller):
     @put("/{agent_id:int}", summary="Change an agent")
     async def change(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         data: JSONBody[AgentUpdate],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
@@ -282,7 +282,7 @@ class AgentController(Controller):
     @delete("/{agent_id:int}", status_code=200, summary="Archive an agent; its history stays")
     async def archive(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
     ) -> Response[Message]:
@@ -294,7 +294,7 @@ class AgentController(Controller):
     @get("/{agent_id:int}/status", summary="Read an agent's status")
     async def status(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         view: NamedDependency[View],
     ) -> Response[StatusBody]:
         await view.fresh("agents")
@@ -310,7 +310,7 @@ class AgentController(Controller):
     @get("/{agent_id:int}/model-config", summary="Read which model an agent uses")
     async def model_config(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         view: NamedDependency[View],
     ) -> Response[ModelConfigBody]:
         await view.fresh("agents", "usage")
@@ -327,7 +327,7 @@ class AgentController(Controller):
     @put("/{agent_id:int}/model-config", summary="Give an agent another model")
     async def configure_model(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         data: JSONBody[NewModelConfig],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
@@ -339,12 +339,13 @@ class AgentController(Controller):
     @post("/{agent_id:int}/switch-model", status_code=200, summary="Switch to another model")
     async def switch_model(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         data: JSONBody[SwitchedModel],
         agent_commands: NamedDependency[AgentCommands],
         issued: NamedDependency[Issued],
         view: NamedDependency[View],
     ) -> Response[ModelConfigBody]:
+        await view.fresh("agents")
         row = await _found(view, agent_id)
         known = row.profile.model or view.default_model
         given = {n: v for n, v in msgspec.structs.asdict(data).items() if v is not None}
@@ -355,7 +356,7 @@ class AgentController(Controller):
     @get("/{agent_id:int}/model-usage", summary="Read what an agent's model calls came to")
     async def model_usage(
         self,
-        agent_id: FromPath[int],
+        agent_id: EntityId,
         view: NamedDependency[View],
     ) -> Response[ModelUsageBody]:
         await view.fresh("agents", "usage")

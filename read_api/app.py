@@ -25,7 +25,7 @@ from read_api.edge import DOCS_PATH, edge
 from read_api.errors import problem_details, unexpected
 from read_api.events import EventController
 from read_api.health import health, overview
-from read_api.problems import problems_page
+from read_api.problems import documented_problems, problems_page
 from read_api.reads import EventLog
 from read_api.runs import ExecutionController
 from read_api.usage import UsageController
@@ -73,7 +73,7 @@ def create_app(
     on_startup: Sequence[Callable[[], Any]] = (),
     on_shutdown: Sequence[Callable[[], Any]] = (),
 ) -> Litestar:
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             AgentController,
             WorkflowController,
@@ -89,10 +89,9 @@ def create_app(
         ],
         dependencies=_dependencies(ports, commands, edges),
         guards=[guard],
-        middleware=[edge],
         request_class=StrictRequest,
         request_max_body_size=edges.body_max,
-        plugins=[problem_details],
+        plugins=[problem_details, documented_problems],
         exception_handlers={500: unexpected, Exception: _any},
         openapi_config=_openapi(),
         state=State(
@@ -106,6 +105,9 @@ def create_app(
         on_shutdown=list(on_shutdown),
         logging_config=None,
     )
+    # Around the routing too, which Litestar's own middleware is not: a 404 is an answer as well.
+    app.asgi_handler = edge(app.asgi_handler)
+    return app
 
 
 def _any(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ANN401
@@ -148,7 +150,6 @@ def _openapi() -> OpenAPIConfig:
         version="1.0.0",
         description=DESCRIPTION,
         path=DOCS_PATH,
-        root_schema_site="swagger",
         render_plugins=[
             SwaggerRenderPlugin(
                 path="/",

@@ -133,7 +133,9 @@ async def provide_issued(
 def _command_id(request: Request[Any, Any, Any], principal: Principal, key: str) -> str:
     """Derive a command id that only a repetition of the same request can have."""
     if not IDEMPOTENCY_KEY.match(key):
-        raise BadHeader("Idempotency-Key has 8 to 128 letters, digits, _ or -.")
+        raise BadHeader(
+            "Idempotency-Key has 8 to 128 letters, digits, _ or -.", "/header/Idempotency-Key"
+        )
     route = f"{request.method} {request.url.path}?{request.url.query}"
     scope = (principal.workspace_id, principal.actor, route, key.strip('"'))
     return "key-" + _digest(*(part.encode() for part in scope))
@@ -142,7 +144,7 @@ def _command_id(request: Request[Any, Any, Any], principal: Principal, key: str)
 def _version(if_match: str) -> int:
     match = IF_MATCH.match(if_match)
     if match is None:
-        raise BadHeader('If-Match is an ETag in quotes, such as "3".')
+        raise BadHeader('If-Match is an ETag in quotes, such as "3".', "/header/If-Match")
     return int(match[1])
 
 

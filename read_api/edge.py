@@ -18,6 +18,7 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
 }
 API_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 DOCS_POLICY = (
@@ -45,13 +46,15 @@ def edge(app: ASGIApp) -> ASGIApp:
 
 def _finishing(scope: Scope, send: Send, request_id: str, clock: Callable[[], float]) -> Send:
     began = clock()
-    policy = DOCS_POLICY if scope["path"].startswith(DOCS_PATH) else API_POLICY
+    of_docs = scope["path"].startswith(DOCS_PATH)
 
     async def finish(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableScopeHeaders.from_message(message)
             headers["X-Request-ID"] = request_id
-            headers["Content-Security-Policy"] = policy
+            headers["Content-Security-Policy"] = DOCS_POLICY if of_docs else API_POLICY
+            if not of_docs:
+                headers["Cache-Control"] = "no-store"
             for name, value in SECURITY_HEADERS.items():
                 headers[name] = value
             log.debug(

@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from litestar import Request, Response
+from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.plugins.problem_details import (
     ProblemDetailsConfig,
@@ -48,6 +49,10 @@ class ApiError(Exception):
     status = HTTPStatus.BAD_REQUEST
     code = "bad_request"
 
+    def __init__(self, message: str, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
 
 class NotAuthenticated(ApiError):
     """No valid credentials."""
@@ -75,14 +80,16 @@ class BadCursor(ApiError):
     code = "bad_cursor"
 
 
+class BadParameter(ApiError):
+    """A path, query or header parameter that does not have its form."""
+
+    code = "bad_parameter"
+
+
 class BadBody(ApiError):
     """A body that is not JSON, or not of the shape the route takes."""
 
     code = "bad_body"
-
-    def __init__(self, message: str, pointer: str) -> None:
-        super().__init__(message)
-        self.pointer = pointer
 
 
 STATUS: dict[type[Exception], HTTPStatus] = {
@@ -119,7 +126,7 @@ def of_command(error: CommandError) -> ProblemDetailsException:
 
 
 def of_api(error: ApiError) -> ProblemDetailsException:
-    problem = _problem(error.status, error.code, str(error), getattr(error, "pointer", None))
+    problem = _problem(error.status, error.code, str(error), error.pointer)
     if error.status == HTTPStatus.UNAUTHORIZED:
         problem.headers = {"WWW-Authenticate": 'Bearer realm="automatos"'}
     return problem
@@ -140,19 +147,21 @@ def of_http(error: HTTPException) -> ProblemDetailsException:
 
 def _of_validation(error: ValidationException) -> ProblemDetailsException:
     faults: list[Any] = error.extra if isinstance(error.extra, list) else []
-    errors = [
-        {
-            "pointer": f"/{fault.get('source', '')}/{fault.get('key', '')}",
-            "detail": fault["message"],
-        }
-        for fault in faults
-        if isinstance(fault, dict) and "message" in fault
-    ]
+    if any(fault.get("source") == "body" for fault in faults):
+        # A body of the wrong shape never comes here: it is decoded before, by StrictRequest.
+        return of_api(BadBody("The route needs a JSON body.", pointer=""))
+    errors = [{"pointer": _place(fault), "detail": fault["message"]} for fault in faults]
     detail = errors[0]["detail"] if errors else error.detail
-    problem = _problem(HTTPStatus.BAD_REQUEST, "bad_parameter", str(detail))
+    problem = _problem(HTTPStatus.BAD_REQUEST, BadParameter.code, str(detail))
     assert isinstance(problem.extra, dict)
     problem.extra["errors"] = errors
     return problem
+
+
+def _place(fault: dict[str, Any]) -> str:
+    """Point into the request as into a document: `/query/limit`, `/path/agent_id`."""
+    source = fault.get("source")
+    return f"/{ParamType(source).value if source else ''}/{fault.get('key', '')}"
 
 
 def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import msgspec
-from litestar import Controller, Response, get
+from litestar import Controller, Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
@@ -15,7 +16,7 @@ from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
 from domain.events import Recorded, StreamId
 from read_api.auth import Principal
-from read_api.errors import BadCursor
+from read_api.errors import BadCursor, BadParameter
 from read_api.reads import EventLog
 from read_api.view import POSITION
 
@@ -93,9 +94,11 @@ class EventController(Controller):
         wanted: NamedDependency[EventFilter],
         cursor: Cursor = None,
         limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)] = 100,
+        *,
+        request: Request[Any, Any, Any],
     ) -> Response[EventPage]:
         found, passed, ended = await _scan(
-            event_log, principal, wanted, after=_position(cursor), limit=limit
+            event_log, principal, wanted, after=_position(cursor, "/query/cursor"), limit=limit
         )
         head = await event_log.head()
         body = EventPage(
@@ -105,7 +108,7 @@ class EventController(Controller):
         )
         headers = {"X-Event-Position": str(head)}
         if not ended:
-            headers["Link"] = f'</api/events?cursor={passed}&limit={limit}>; rel="next"'
+            headers["Link"] = _next(request, passed)
         return Response(body, headers=headers)
 
     @get(
@@ -123,7 +126,10 @@ class EventController(Controller):
         last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
     ) -> Stream:
         """Send what comes after `Last-Event-ID`, else after `after`, else from the beginning."""
-        begin = _position(last_event_id or after)
+        if last_event_id:
+            begin = _position(last_event_id, "/header/Last-Event-ID")
+        else:
+            begin = _position(after, "/query/after")
         frames = follow(event_log, principal, wanted, after=begin, closing=closing)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return Stream(frames, media_type="text/event-stream", headers=headers)
@@ -131,18 +137,19 @@ class EventController(Controller):
 
 def provide_filter(
     stream: Annotated[str | None, QueryParameter(max_length=1024)] = None,
-    type_: Annotated[str | None, QueryParameter(name="type", max_length=100)] = None,
+    type_: Annotated[str | None, QueryParameter(name="type")] = None,
     actor: Annotated[str | None, QueryParameter(max_length=255)] = None,
     since: Annotated[datetime | None, QueryParameter()] = None,
     until: Annotated[datetime | None, QueryParameter()] = None,
 ) -> EventFilter:
     """Raises:
-    BadCursor: No event has the type, or a time has no zone.
+    BadParameter: No event has the type, or a time has no zone.
     """
     if type_ is not None and type_ not in EVENT_TYPES:
-        raise BadCursor(f"No event has the type {type_!r}.")
-    if any(moment is not None and moment.tzinfo is None for moment in (since, until)):
-        raise BadCursor("A time needs its zone: 2026-01-31T12:00:00Z.")
+        raise BadParameter("No event has this type.", "/query/type")
+    for name, moment in (("since", since), ("until", until)):
+        if moment is not None and moment.tzinfo is None:
+            raise BadParameter("A time needs its zone: 2026-01-31T12:00:00Z.", f"/query/{name}")
     return EventFilter(stream=stream, type=type_, actor=actor, since=since, until=until)
 
 
@@ -234,9 +241,15 @@ def _check_stream(stream_id: str, principal: Principal) -> None:
         raise NotFound("Stream", stream_id)
 
 
-def _position(cursor: str | None) -> int:
+def _next(request: Request[Any, Any, Any], passed: int) -> str:
+    """Link to the next page, under the same filters (RFC 8288)."""
+    kept = [(name, v) for name, v in request.query_params.multi_items() if name != "cursor"]
+    return f'</api/events?{urlencode([*kept, ("cursor", passed)])}>; rel="next"'
+
+
+def _position(cursor: str | None, pointer: str) -> int:
     if cursor is None:
         return 0
     if not POSITION.match(cursor):
-        raise BadCursor("A cursor is a position: a whole number.")
+        raise BadCursor("A cursor is a position: a whole number.", pointer)
     return int(cursor)

@@ -1,8 +1,14 @@
-"""The page that explains each problem type: where the `type` of a refusal leads."""
+"""What the documentation says of problems: a page on their types, and where they may come."""
 
 from html import escape
+from http import HTTPStatus
 
+import msgspec
 from litestar import MediaType, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.plugins import ReceiveRoutePlugin
+from litestar.routes import BaseRoute, HTTPRoute
 
 import commands.transact
 import domain.errors
@@ -13,12 +19,68 @@ from read_api.auth import PUBLIC
 from read_api.errors import ApiError
 
 _OTHERS = {
-    "bad_parameter": "A path, query or header parameter that does not have its form.",
     "no_such_route": "No route has this path.",
     "method_not_allowed": "The route does not take this method.",
     "body_too_large": "The body is larger than the route takes.",
     "internal_error": "Our own mistake; the log has the reason under the request id.",
 }
+
+
+MEDIA_TYPE = "application/problem+json"
+ON_READING = (400, 401, 403, 404)
+ON_COMMAND = (*ON_READING, 409, 412, 413, 422, 503)
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    pointer: JSON pointer to what is at fault: into the body, or `/query/…`, `/path/…` and
+        `/header/…` for what is beside it.
+    """
+
+    pointer: str
+    detail: str
+
+
+class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 9457 problem details.
+
+    Attributes:
+        type: Where the problem is explained.
+        code: The same, for programs.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[Fault]
+
+
+class _DocumentedProblems(ReceiveRoutePlugin):
+    """Tells in the OpenAPI document how each route refuses."""
+
+    def receive_route(self, route: BaseRoute) -> None:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                if not handler.opt.get(PUBLIC):
+                    handler.responses = _refusals(handler)
+
+
+documented_problems = _DocumentedProblems()
+
+
+def _refusals(handler: HTTPRouteHandler) -> dict[int, ResponseSpec]:
+    statuses = ON_READING if "GET" in handler.http_methods else ON_COMMAND
+    return {
+        status: ResponseSpec(
+            ProblemBody,
+            generate_examples=False,
+            description=HTTPStatus(status).phrase,
+            media_type=MEDIA_TYPE,
+        )
+        for status in statuses
+    }
 
 
 def explained() -> dict[str, str]:

@@ -25,7 +25,7 @@ from projections.runs import (
 )
 from read_api.accepted import accepted
 from read_api.errors import missing
-from read_api.view import View
+from read_api.view import ID_MAX, View
 
 PAGE_MAX = 100
 NANO = 1_000_000_000
@@ -114,7 +114,7 @@ class ExecutionController(Controller):
     async def list_executions(
         self,
         view: NamedDependency[View],
-        workflow_id: Annotated[int | None, QueryParameter()] = None,
+        workflow_id: Annotated[int | None, QueryParameter(ge=1, le=ID_MAX)] = None,
         status: Annotated[RunStatus | None, QueryParameter()] = None,
         skip: Skip = 0,
         limit: Limit = 50,

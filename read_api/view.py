@@ -11,7 +11,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from litestar import Request, Response
-from litestar.params import HeaderParameter
+from litestar.params import HeaderParameter, PathParameter
 from sqlalchemy import Connection
 
 from domain.agents import ModelConfig
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 WAIT_MAX_S = 1.0
 
+ID_MAX = 2**63 - 1
+"""What the read models can hold; our own ids stay far below it."""
+
 POSITION = re.compile(r"^[0-9]{1,18}$")
 
 MinPosition = Annotated[
@@ -34,6 +37,9 @@ MinPosition = Annotated[
         description="An X-Event-Position: the answer holds everything up to it, or is X-Stale.",
     ),
 ]
+
+
+EntityId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,5 +114,5 @@ def provide_view(request: Request[Any, Any, Any], min_position: MinPosition = No
         BadHeader: Min-Position is not a position.
     """
     if min_position is not None and not POSITION.match(min_position):
-        raise BadHeader("Min-Position is a position: a whole number.")
+        raise BadHeader("Min-Position is a position: a whole number.", "/header/Min-Position")
     return View(request.app.state.ports, request.scope["auth"], int(min_position or 0))

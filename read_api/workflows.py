@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, UnsetType
 
 from commands.runs import RunCommands, StartRun
@@ -42,7 +42,7 @@ from projections.workflows import (
 )
 from read_api.accepted import accepted
 from read_api.errors import missing
-from read_api.view import View
+from read_api.view import EntityId, View
 
 BODY_MAX = 10 * 1024 * 1024
 PAGE_MAX = 200
@@ -292,31 +292,33 @@ class WorkflowController(Controller):
 
     @get("/{workflow_id:int}", summary="Read a workflow")
     async def read(
-        self, workflow_id: FromPath[int], view: NamedDependency[View]
+        self, workflow_id: EntityId, view: NamedDependency[View]
     ) -> Response[WorkflowBody]:
         await view.fresh("workflows", "agents")
         row = await view.ask(workflow, workflow_id)
         if row is None or row.status == "archived":
             raise missing("Workflow")
-        names = await view.ask(agent_names, sorted({step.agent_id for step in row.steps}))
+        names = await _agent_names(view, row.steps)
         return view.response(_body(row, names), ETag=f'"{row.version}"')
 
     @put("/{workflow_id:int}", summary="Change, publish or withdraw a workflow")
     async def change(
         self,
-        workflow_id: FromPath[int],
+        workflow_id: EntityId,
         data: JSONBody[WorkflowUpdate],
         workflow_commands: NamedDependency[WorkflowCommands],
         issued: NamedDependency[Issued],
+        view: NamedDependency[View],
     ) -> Response[WorkflowBody]:
         outcome = await workflow_commands.change(_change(workflow_id, data), issued)
         answer = outcome.answer
-        return accepted(outcome, _body(_row(answer), {}), answer.version, 200)
+        names = await _agent_names(view, answer.steps)
+        return accepted(outcome, _body(_row(answer), names), answer.version, 200)
 
     @delete("/{workflow_id:int}", status_code=200, summary="Archive a workflow; its runs stay")
     async def archive(
         self,
-        workflow_id: FromPath[int],
+        workflow_id: EntityId,
         workflow_commands: NamedDependency[WorkflowCommands],
         issued: NamedDependency[Issued],
     ) -> Response[Drafted]:
@@ -327,7 +329,7 @@ class WorkflowController(Controller):
     @post("/{workflow_id:int}/duplicate", summary="Draft a copy of a workflow")
     async def duplicate(
         self,
-        workflow_id: FromPath[int],
+        workflow_id: EntityId,
         workflow_commands: NamedDependency[WorkflowCommands],
         issued: NamedDependency[Issued],
     ) -> Response[Drafted]:
@@ -342,7 +344,7 @@ class WorkflowController(Controller):
     )
     async def execute(
         self,
-        workflow_id: FromPath[int],
+        workflow_id: EntityId,
         run_commands: NamedDependency[RunCommands],
         issued: NamedDependency[Issued],
         data: JSONBody[NewRun | None] = None,
@@ -369,6 +371,10 @@ def provide_filter(
     status: Annotated[WorkflowStatus | None, QueryParameter()] = None,
 ) -> WorkflowFilter:
     return WorkflowFilter(q=q, owner=owner, tag=tag, status=status)
+
+
+async def _agent_names(view: View, steps: tuple[Step, ...]) -> dict[int, str]:
+    return await view.ask(agent_names, sorted({step.agent_id for step in steps}))
 
 
 def _profile(data: NewWorkflow) -> WorkflowProfile:
