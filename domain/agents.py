@@ -1,7 +1,7 @@
 """Agents: registered in a workspace, given a model and a prompt, at last archived."""
 
 from collections.abc import Iterable
-from typing import Literal, NewType, TypeAlias, assert_never
+from typing import Literal, NewType, TypeAlias, assert_never, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -305,7 +305,7 @@ def _texts(given: object) -> Iterable[str]:
     if isinstance(given, str):
         return (given,)
     if isinstance(given, list | tuple | set):
-        members: Iterable[object] = given
+        members = cast("Iterable[object]", given)
         return [member for member in members if isinstance(member, str)]
     return ()
 
