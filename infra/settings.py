@@ -75,26 +75,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             BadSettings: A variable is unknown or malformed.
         """
-        given: dict[str, str] = {}
-        for name, value in env.items():
-            if name in UNPREFIXED and value:
-                given.setdefault(name.lower(), value)
-            elif name.startswith(PREFIX):
-                given[name.removeprefix(PREFIX).lower()] = value
-        unknown = sorted(set(given) - set(cls.__struct_fields__))
-        if unknown:
-            raise BadSettings(f"{PREFIX}{unknown[0].upper()} is not a setting.")
-        return cls._checked(given)
-
-    @classmethod
-    def _checked(cls, given: dict[str, str]) -> "Settings":
-        for name, value in given.items():
-            try:
-                msgspec.convert({name: value}, cls, strict=False, dec_hook=_path)
-            except msgspec.ValidationError as error:
-                shown = "" if name in SECRETS else f" is {value!r}"
-                reason = str(error).partition(" - at ")[0]
-                raise BadSettings(f"{PREFIX}{name.upper()}{shown}: {reason}") from error
+        variables = {name.lower(): name for name in UNPREFIXED if env.get(name)}
+        for variable in sorted(env):
+            if variable.startswith(PREFIX):
+                variables[variable.removeprefix(PREFIX).lower()] = variable
+        for name, variable in variables.items():
+            if name not in cls.__struct_fields__:
+                raise BadSettings(f"{variable} is not a setting.")
+            _check(name, variable, env[variable])
+        given = {name: env[variable] for name, variable in variables.items()}
         return msgspec.convert(given, cls, strict=False, dec_hook=_path)
 
     @property
@@ -133,6 +122,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         }
         return {name: url for name, url in urls.items() if url}
 
+    def __repr__(self) -> str:
+        """Spell it without secrets: a traceback may show the frame that holds it."""
+        return f"Settings({self.shown()})"
+
     def shown(self) -> dict[str, str]:
         """Spell every setting for people, secrets masked."""
         values = {name: str(getattr(self, name)) for name in self.__struct_fields__}
@@ -140,6 +133,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             name: ("(set)" if value else "(not set)") if name in SECRETS else value
             for name, value in values.items()
         }
+
+
+def _check(name: str, variable: str, value: str) -> None:
+    try:
+        msgspec.convert({name: value}, Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        shown = "" if name in SECRETS else f" is {value!r}"
+        reason = str(error).partition(" - at ")[0]
+        raise BadSettings(f"{variable}{shown}: {reason}") from error
 
 
 def _path(kind: type, value: object) -> object:
