@@ -164,7 +164,7 @@ class AgentCommands:
         await names.claim(profile.name, str(agent_id))
         decided = agents.register(loaded.state, agent_id=agent_id, profile=profile)
         version = transaction.record(stream_id, decided)
-        return _answer(issued, loaded, AGENT.fold(decided, loaded.state), version)
+        return _answer(transaction, loaded, AGENT.fold(decided, loaded.state), version)
 
     async def _change(
         self,
@@ -180,7 +180,7 @@ class AgentCommands:
         names = Names(transaction, issued.workspace_id, NAME_KIND)
         await names.rename(known.profile.name, changed.profile.name, str(known.agent_id))
         stream_id = AGENT.stream_id(issued.workspace_id, command.agent_id)
-        return _answer(issued, loaded, changed, transaction.record(stream_id, decided))
+        return _answer(transaction, loaded, changed, transaction.record(stream_id, decided))
 
     async def _import_again(
         self, transaction: Transaction, issued: Issued, command: ImportAgent, agent_id: AgentId
@@ -225,11 +225,11 @@ async def _with_free_name(
 
 
 def _answer(
-    issued: Issued, loaded: Loaded[AgentState], state: AgentState, version: int
+    transaction: Transaction, loaded: Loaded[AgentState], state: AgentState, version: int
 ) -> AgentAnswer:
     assert isinstance(state, Registered)
-    first = loaded.first or issued.metadata
-    last = issued.metadata if version > loaded.version else loaded.last or first
+    first = loaded.first or transaction.metadata
+    last = transaction.metadata if version > loaded.version else loaded.last or first
     return AgentAnswer(
         agent_id=state.agent_id,
         profile=state.profile,
@@ -245,13 +245,8 @@ def _imported(answer: AgentAnswer, outcome: Import) -> ImportAnswer:
 
 
 def _name(state: AgentState) -> str:
-    match state:
-        case Registered():
-            return state.profile.name
-        case Unregistered():
-            return ""
-        case _:
-            return state.name
+    assert not isinstance(state, Unregistered)
+    return state.profile.name if isinstance(state, Registered) else state.name
 
 
 def _check_prompt(prompt: str) -> None:

@@ -188,6 +188,14 @@ class Transaction:
         self.blobs: list[SealedBlob] = []
 
     async def load(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
+        """Load a stream, once: whoever asks again is told the same.
+
+        A stream that moved between two looks would be written at the second
+        one's version, although decisions were taken on the first one's state.
+        """
+        known = self._loaded.get(stream_id)
+        if known is not None:
+            return known
         loaded = await self._store.load(aggregate, stream_id, fresh=self._fresh)
         self._loaded[stream_id] = loaded
         return loaded
@@ -242,10 +250,15 @@ class Transaction:
 
 
 class Transactions:
-    """Carries out decisions. One per process: it knows which idempotency keys are in flight."""
+    """Carries out decisions. One per process: it knows which idempotency keys are in flight.
 
-    def __init__(self, store: EventStore) -> None:
+    Args:
+        key_wait_s: How long a request waits for an earlier one with its idempotency key.
+    """
+
+    def __init__(self, store: EventStore, *, key_wait_s: float = KEY_WAIT_MAX_S) -> None:
         self.store = store
+        self._key_wait_s = key_wait_s
         self._gates: dict[CommandId, _Gate] = {}
 
     async def run(
@@ -268,7 +281,23 @@ class Transactions:
             return await self._decided(decide, issued, answer_type)
         async with self._turn(issued.metadata.command_id):
             known = await self._replay(issued, answer_type)
-            return known or await self._decided(decide, issued, answer_type)
+            return known or await self._decided_once(decide, issued, answer_type)
+
+    async def _decided_once(
+        self,
+        decide: Callable[[Transaction], Awaitable[R]],
+        issued: Issued,
+        answer_type: type[R],
+    ) -> Outcome[R]:
+        try:
+            return await self._decided(decide, issued, answer_type)
+        except (DomainError, Congested):
+            # Another process may have carried out this very request meanwhile,
+            # and be what is in its own way.
+            known = await self._replay(issued, answer_type)
+            if known is None:
+                raise
+            return known
 
     async def _decided(
         self,
@@ -324,7 +353,8 @@ class Transactions:
         gate.users += 1
         try:
             try:
-                await asyncio.wait_for(gate.lock.acquire(), KEY_WAIT_MAX_S)
+                async with asyncio.timeout(self._key_wait_s):
+                    await gate.lock.acquire()
             except TimeoutError:
                 raise KeyInFlight("An earlier request with this key has not ended.") from None
             try:

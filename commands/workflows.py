@@ -1,6 +1,6 @@
 """Commands on workflows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from domain.workflows import (
     WORKFLOW,
     Drafted,
     Step,
+    Undrafted,
     WorkflowChanges,
     WorkflowId,
     WorkflowProfile,
@@ -99,9 +100,8 @@ class WorkflowCommands:
             known = workflows.drafted(loaded.state, workflow_id)
             await _check_agents(transaction, workspace_id, command.steps or ())
             decided = _decide_change(loaded.state, command)
-            changed = WORKFLOW.fold(decided, loaded.state)
-            await _rename(transaction, workspace_id, known, changed)
-            return _answer(issued, loaded, changed, transaction.record(stream_id, decided))
+            await _rename(transaction, workspace_id, known, WORKFLOW.fold(decided, known))
+            return _answer(transaction, loaded, decided, transaction.record(stream_id, decided))
 
         return await self._transactions.run(decide, issued, WorkflowAnswer)
 
@@ -113,10 +113,10 @@ class WorkflowCommands:
             decided = workflows.archive(
                 loaded.state, workflow_id=command.workflow_id, reason=command.reason
             )
-            archived = WORKFLOW.fold(decided, loaded.state)
             if isinstance(loaded.state, Drafted):
+                archived = WORKFLOW.fold(decided, loaded.state)
                 await _rename(transaction, workspace_id, loaded.state, archived)
-            return _answer(issued, loaded, archived, transaction.record(stream_id, decided))
+            return _answer(transaction, loaded, decided, transaction.record(stream_id, decided))
 
         return await self._transactions.run(decide, issued, WorkflowAnswer)
 
@@ -157,8 +157,7 @@ class WorkflowCommands:
         drafted = WORKFLOW.fold(decided, loaded.state)
         if command.publish:
             decided += workflows.publish(drafted, workflow_id=workflow_id)
-        state = WORKFLOW.fold(decided, loaded.state)
-        return _answer(issued, loaded, state, transaction.record(stream_id, decided))
+        return _answer(transaction, loaded, decided, transaction.record(stream_id, decided))
 
 
 def _decide_change(state: WorkflowState, command: ChangeWorkflow) -> list[workflows.WorkflowEvent]:
@@ -217,17 +216,19 @@ async def _free_name(transaction: Transaction, workspace_id: WorkspaceId, name: 
 
 
 def _answer(
-    issued: Issued, loaded: Loaded[WorkflowState], state: WorkflowState, version: int
+    transaction: Transaction,
+    loaded: Loaded[WorkflowState],
+    decided: Sequence[workflows.WorkflowEvent],
+    version: int,
 ) -> WorkflowAnswer:
-    first = loaded.first or issued.metadata
-    last = issued.metadata if version > loaded.version else loaded.last or first
-    known = state if isinstance(state, Drafted) else loaded.state
-    drafted = known if isinstance(known, Drafted) else None
-    name = "" if isinstance(state, Drafted | workflows.Undrafted) else state.name
+    first = loaded.first or transaction.metadata
+    last = transaction.metadata if version > loaded.version else loaded.last or first
+    state = WORKFLOW.fold(decided, loaded.state)
+    profile, steps = _last_drafted(loaded.state, decided)
     return WorkflowAnswer(
         workflow_id=_id(state),
-        profile=WorkflowProfile(name=name) if drafted is None else drafted.profile,
-        steps=() if drafted is None else drafted.steps,
+        profile=profile,
+        steps=steps,
         status=_status(state),
         version=version,
         created_at=first.occurred_at,
@@ -236,8 +237,20 @@ def _answer(
     )
 
 
+def _last_drafted(
+    state: WorkflowState, decided: Sequence[workflows.WorkflowEvent]
+) -> tuple[WorkflowProfile, tuple[Step, ...]]:
+    """Tell what a workflow is, or was when it was archived; of one long gone its name is left."""
+    kept = [event for event in decided if not isinstance(event, workflows.WorkflowArchived)]
+    last = WORKFLOW.fold(kept, state)
+    assert not isinstance(last, Undrafted)
+    if isinstance(last, Drafted):
+        return last.profile, last.steps
+    return WorkflowProfile(name=last.name), ()
+
+
 def _id(state: WorkflowState) -> WorkflowId:
-    assert not isinstance(state, workflows.Undrafted)
+    assert not isinstance(state, Undrafted)
     return state.workflow_id
 
 
