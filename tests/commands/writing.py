@@ -1,0 +1,122 @@
+"""The write side in one piece: every command over one real store, in memory."""
+
+from typing import TypeAlias
+
+from commands.agents import AgentAnswer, AgentCommands, ArchiveAgent, ChangeAgent, RegisterAgent
+from commands.identity import IdentityCommands
+from commands.processes.runs import RunProcess, Worker
+from commands.runs import RunCommands, StartRun
+from commands.transact import Issued, Transactions
+from commands.workflows import DraftWorkflow, WorkflowAnswer, WorkflowCommands
+from domain.agents import AgentChanges, AgentProfile, ModelConfig
+from domain.catalog import AnyEvent
+from domain.events import CommandId, Metadata, Recorded, StreamId, WorkspaceId
+from domain.runs import RUN, RunId
+from domain.workflows import Step, WorkflowProfile
+from infra.event_store.memory import MemoryLog
+from infra.event_store.store import EventStore, Log
+from infra.vault import Vault
+from tests.fakes import FakeModels, HandClock, IntegerIdsInOrder, UuidsInOrder
+
+ACME = WorkspaceId("01900000-0000-7000-8000-00000000acce")
+GLOBEX = WorkspaceId("01900000-0000-7000-8000-00000000910b")
+
+Envelope: TypeAlias = Recorded[AnyEvent]
+
+
+class Writing:
+    """One process's write side.
+
+    Args:
+        log: Another one's, to work beside it: with caches and gates of its own.
+    """
+
+    def __init__(self, log: Log | None = None, *, beside: "Writing | None" = None) -> None:
+        self.log: Log = log or (beside.log if beside else MemoryLog())
+        self.vault: Vault = beside.vault if beside else Vault()
+        self.clock: HandClock = beside.clock if beside else HandClock()
+        self.next_id: IntegerIdsInOrder = beside.next_id if beside else IntegerIdsInOrder()
+        self.new_uuid: UuidsInOrder = beside.new_uuid if beside else UuidsInOrder()
+        self.interrupted: list[StreamId] = []
+        self.store = EventStore(self.log, self.vault)
+        self.transactions = Transactions(self.store)
+        self.agents = AgentCommands(self.transactions, self.next_id)
+        self.workflows = WorkflowCommands(self.transactions, self.next_id)
+        self.identity = IdentityCommands(self.transactions)
+        self.runs = RunCommands(self.transactions, self.next_id, self.interrupted.append)
+
+    def close(self) -> None:
+        self.log.close()
+        self.vault.close()
+
+    def issued(
+        self,
+        *,
+        key: str | None = None,
+        fingerprint: str = "the same request",
+        if_version: int | None = None,
+        workspace_id: WorkspaceId = ACME,
+    ) -> Issued:
+        command_id = CommandId(self.new_uuid() if key is None else f"key:{key}")
+        metadata = Metadata(
+            workspace_id=workspace_id,
+            actor="key:of-a-test",
+            correlation_id=f"correlation-of-{command_id}",
+            command_id=command_id,
+            occurred_at=self.clock(),
+        )
+        return Issued(
+            metadata=metadata,
+            fingerprint=None if key is None else fingerprint,
+            if_version=if_version,
+        )
+
+    # What was recorded.
+
+    async def recorded(self, stream_id: StreamId | None = None) -> list[Envelope]:
+        if stream_id is None:
+            return await self.store.read_all()
+        return await self.store.read_stream(stream_id)
+
+    async def tags(self, stream_id: StreamId | None = None) -> list[str]:
+        return [recorded.event.tag() for recorded in await self.recorded(stream_id)]
+
+    # What there is, in one line.
+
+    async def agent(
+        self, name: str = "Ada", *, prompt: str = "", model: ModelConfig | None = None
+    ) -> AgentAnswer:
+        profile = AgentProfile(name=name, system_prompt=prompt, model=model)
+        return (await self.agents.register(RegisterAgent(profile=profile), self.issued())).answer
+
+    async def rename(self, agent: AgentAnswer, name: str) -> AgentAnswer:
+        change = ChangeAgent(agent_id=agent.agent_id, changes=AgentChanges(name=name))
+        return (await self.agents.change(change, self.issued())).answer
+
+    async def archive_agent(self, agent: AgentAnswer) -> None:
+        await self.agents.archive(ArchiveAgent(agent_id=agent.agent_id), self.issued())
+
+    async def workflow(self, *steps: Step, name: str = "Report") -> WorkflowAnswer:
+        draft = DraftWorkflow(profile=WorkflowProfile(name=name), steps=steps, publish=bool(steps))
+        return (await self.workflows.draft(draft, self.issued())).answer
+
+    async def run(self, *steps: Step, **given: object) -> RunId:
+        """Start a run of a workflow made for it."""
+        workflow = await self.workflow(*steps, name=f"Report {self.next_id()}")
+        start = StartRun(workflow_id=workflow.workflow_id, input=given)
+        return (await self.runs.start(start, self.issued())).answer.run_id
+
+    def process(self, models: FakeModels, *, worker: str = "one", sole: bool = True) -> RunProcess:
+        return RunProcess(
+            self.transactions,
+            models,
+            worker=Worker(worker),
+            now=self.clock,
+            new_uuid=self.new_uuid,
+            sole=sole,
+            record_retry_s=0,
+        )
+
+
+def run_stream(run_id: RunId) -> StreamId:
+    return RUN.stream_id(ACME, run_id)
