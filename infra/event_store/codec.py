@@ -91,7 +91,7 @@ class Codec:
         try:
             body = self._upcast(row) if row.tag in self._aged else self._whole.decode(row.body)
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
-            raise CannotDecode(f"{row.tag} at {row.global_position}: {error}") from error
+            raise _cannot_decode(row, error) from error
         return Recorded(
             event=body.event,
             event_id=body.event_id,
@@ -108,11 +108,14 @@ class Codec:
             return self.decode(row).event
         try:
             return self._event.decode(row.body).event
-        except msgspec.MsgspecError as error:
-            raise CannotDecode(f"{row.tag} at {row.global_position}: {error}") from error
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise _cannot_decode(row, error) from error
 
     def metadata(self, row: Stored) -> Metadata:
-        return self._metadata.decode(row.body).metadata
+        try:
+            return self._metadata.decode(row.body).metadata
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise _cannot_decode(row, error) from error
 
     def _upcast(self, row: Stored) -> _Body[AnyEvent]:
         old = self._old.decode(row.body)
@@ -127,6 +130,10 @@ class Codec:
             name: self._vault.seal(workspace_id, subject, getattr(event, name)) for name in fields
         }
         return msgspec.structs.replace(event, **sealed)
+
+
+def _cannot_decode(row: Stored, error: Exception) -> CannotDecode:
+    return CannotDecode(f"{row.tag} at {row.global_position}: {error}")
 
 
 def personal_fields(kind: type[Event]) -> tuple[str, ...]:

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from commands.transact import DuplicateCommand, Known
-from domain.errors import StreamConflict
 from domain.events import CommandId
 from infra.event_store.codec import Stored
-from infra.event_store.lane import Append, Lane, Written
+from infra.event_store.lane import Append, Lane, Written, first_conflict
 
 
 class MemoryLog:
@@ -58,13 +57,8 @@ class MemoryLog:
         command = append.command
         if command is not None and command.command_id in self._commands:
             return DuplicateCommand(command.command_id)
-        ends: dict[str, int] = {}
-        for row in append.rows:
-            end = ends.get(row.stream_id, len(self._streams.get(row.stream_id, [])))
-            if row.stream_version != end + 1:
-                return StreamConflict(row.stream_id, row.stream_version - 1)
-            ends[row.stream_id] = end + 1
-        return self._store(append)
+        conflict = first_conflict(append.rows, lambda name: len(self._streams.get(name, ())))
+        return conflict or self._store(append)
 
     def _store(self, append: Append) -> list[int]:
         positions: list[int] = []

@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import time
@@ -14,10 +14,9 @@ from commands.transact import (
     StorageFull,
     StorageUnavailable,
 )
-from domain.errors import StreamConflict
 from domain.events import CommandId
 from infra.event_store.codec import Stored
-from infra.event_store.lane import Append, Lane, NewRow, Written
+from infra.event_store.lane import Append, Lane, NewRow, Written, first_conflict
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process that is writing."""
@@ -74,9 +73,13 @@ WHEN NEW.originator_version > 1 AND NOT EXISTS (
     SELECT 1 FROM stored_events
     WHERE originator_id = NEW.originator_id AND originator_version = NEW.originator_version - 1
 )
-BEGIN SELECT RAISE(ABORT, 'UNIQUE: a stream would have a gap'); END;
+BEGIN SELECT RAISE(ABORT, 'a stream would have a gap'); END;
 """
 """Idempotent: run at every start. AUTOINCREMENT, so that a position is never used twice."""
+
+_OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError)
+"""Faults of one append, which must not harm the others of its batch: a conflict, or a value
+that cannot be stored."""
 
 _INSERT_EVENT = "INSERT INTO stored_events VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_COMMAND = "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)"
@@ -92,12 +95,20 @@ class SqliteLog:
         path: The database file; made when it is not there.
         on_failure: Told when the disk fails in a way that must not be retried
             (an fsync that failed once may lie when asked again).
+        now: Tells the age of commands, in seconds.
     """
 
     def __init__(
-        self, path: Path, *, on_failure: Callable[[Exception], None] = lambda _: None
+        self,
+        path: Path,
+        *,
+        on_failure: Callable[[Exception], None] = lambda _: None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        now: Callable[[], float] = time,
     ) -> None:
         self._path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._now = now
         self._readers = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._writer = self._connect()
@@ -169,7 +180,7 @@ class SqliteLog:
         try:
             with self._transaction():
                 return self._insert_all(appends)
-        except sqlite3.IntegrityError:
+        except _OWN_FAULTS:
             return self._commit_each(appends)
         except sqlite3.OperationalError as error:
             return [_unavailable(error) for _ in appends]
@@ -186,15 +197,17 @@ class SqliteLog:
         self._writer.execute("SAVEPOINT append")
         try:
             return self._insert_all([append])[0]
-        except sqlite3.IntegrityError as error:
+        except _OWN_FAULTS as error:
             self._writer.execute("ROLLBACK TO append")
             return self._conflict(append, error)
         finally:
-            self._writer.execute("RELEASE append")
+            # A full disk has ended the transaction, and every savepoint with it.
+            if self._writer.in_transaction:
+                self._writer.execute("RELEASE append")
 
     def _insert_all(self, appends: Sequence[Append]) -> list[Written]:
         position = self._position()
-        rows: list[tuple[int, str, int, str, bytes, str]] = []
+        rows: list[tuple[object, ...]] = []
         written: list[Written] = []
         for append in appends:
             first = position + 1
@@ -207,7 +220,7 @@ class SqliteLog:
         return written
 
     def _insert_companions(self, appends: Sequence[Append], written: list[Written]) -> None:
-        now = int(time())
+        now = int(self._now())
         commands = [
             (c.command_id, c.workspace_id, c.fingerprint, c.answer, _last(positions), now)
             for (_, c, _), positions in zip(appends, written, strict=True)
@@ -226,15 +239,13 @@ class SqliteLog:
             (now - COMMANDS_KEPT_S, PRUNED_MAX),
         )
 
-    def _conflict(self, append: Append, error: sqlite3.IntegrityError) -> Exception:
+    def _conflict(self, append: Append, error: Exception) -> Exception:
+        if not isinstance(error, sqlite3.IntegrityError):
+            return error
         command = append.command
         if command is not None and self._is_known(command.command_id):
             return DuplicateCommand(command.command_id)
-        if not append.rows or not str(error).startswith("UNIQUE"):
-            return error
-        behind = (r for r in append.rows if r.stream_version <= self._version(r.stream_id))
-        row = next(behind, append.rows[0])
-        return StreamConflict(row.stream_id, row.stream_version - 1)
+        return first_conflict(append.rows, self._version) or error
 
     def _is_known(self, command_id: CommandId) -> bool:
         found = self._writer.execute("SELECT 1 FROM commands WHERE command_id = ?", (command_id,))
@@ -252,7 +263,7 @@ class SqliteLog:
         return 0 if row is None else int(row[0])
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Generator[None]:
         # IMMEDIATE takes the write lock first, so that position order is commit order.
         self._writer.execute("BEGIN IMMEDIATE")
         try:
@@ -277,7 +288,7 @@ class SqliteLog:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
+            self._path, isolation_level=None, check_same_thread=False, timeout=self._busy_timeout_s
         )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

@@ -3,6 +3,8 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from commands.transact import Command, Known, Loaded, SealedBlob, Write
@@ -156,10 +158,13 @@ class EventStore:
     def _submit(self) -> None:
         """Hand over what one turn of the loop has gathered, as one group."""
         gathered, self._gathering = self._gathering, []
-        loop = asyncio.get_running_loop()
+        loop, rest = asyncio.get_running_loop(), iter(gathered)
 
         def deliver(written: list[Written]) -> None:
-            loop.call_soon_threadsafe(self._delivered, gathered, written)
+            told = list(islice(rest, len(written)))
+            # The loop may have ended with its callers; what is written stays written.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._delivered, told, written)
 
         self._log.submit([waiting.append for waiting in gathered], deliver)
 
