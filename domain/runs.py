@@ -227,9 +227,15 @@ def _settled(state: RunState, event: ModelCallCompleted | ModelCallFailed) -> Ru
     if isinstance(state, NotStarted):
         return state
     left = tuple(call for call in state.calls if call.call_id != event.call_id)
-    if isinstance(state, Running) and isinstance(event, ModelCallFailed) and event.in_doubt:
+    if isinstance(state, Running) and _doubts(state, event):
         return msgspec.structs.replace(state, calls=left, doubts=state.doubts + 1)
     return msgspec.structs.replace(state, calls=left)
+
+
+def _doubts(state: Running, event: ModelCallCompleted | ModelCallFailed) -> bool:
+    """A call that was marked in doubt before has been counted, perhaps for an earlier step."""
+    in_doubt = isinstance(event, ModelCallFailed) and event.in_doubt
+    return in_doubt and _is_current(state, event.call_id)
 
 
 def _evolve_call(state: Running, event: ModelCallRequested | ModelCallInDoubt) -> Running:
@@ -347,7 +353,7 @@ def begin_step(
     """
     if not isinstance(state, Running) or not _awaits(state, step, attempt):
         return ()
-    doubtful = [known.call_id for known in state.calls if known.in_doubt]
+    doubtful = [c.call_id for c in state.calls if c.in_doubt and c.subject.step == step]
     return (
         StepStarted(
             run_id=state.run_id,

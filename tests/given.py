@@ -25,7 +25,8 @@ class Given(Generic[S, E]):
 
     def then(self, *expected: E) -> None:
         assert self._taken is not None
-        assert tuple(self._taken()) == expected
+        decided = tuple(self._taken())
+        assert decided == expected, f"decided {decided}"
 
     def then_nothing(self) -> None:
         self.then()
