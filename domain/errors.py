@@ -40,7 +40,7 @@ class AlreadyExists(DomainError):
     code = "already_exists"
 
     def __init__(self, kind: str, identifier: str) -> None:
-        super().__init__(f"A {kind} with id {identifier!r} exists already.")
+        super().__init__(f"{kind.capitalize()} with id {identifier!r} exists already.")
         self.kind = kind
         self.identifier = identifier
 
