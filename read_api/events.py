@@ -250,6 +250,6 @@ def _next(request: Request[Any, Any, Any], passed: int) -> str:
 def _position(cursor: str | None, pointer: str) -> int:
     if cursor is None:
         return 0
-    if not POSITION.match(cursor):
+    if not POSITION.fullmatch(cursor):
         raise BadCursor("A cursor is a position: a whole number.", pointer)
     return int(cursor)

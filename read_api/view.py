@@ -28,7 +28,7 @@ WAIT_MAX_S = 1.0
 ID_MAX = 2**63 - 1
 """What the read models can hold; our own ids stay far below it."""
 
-POSITION = re.compile(r"^[0-9]{1,18}$")
+POSITION = re.compile(r"[0-9]{1,18}")
 
 MinPosition = Annotated[
     str | None,
@@ -113,6 +113,6 @@ def provide_view(request: Request[Any, Any, Any], min_position: MinPosition = No
     Raises:
         BadHeader: Min-Position is not a position.
     """
-    if min_position is not None and not POSITION.match(min_position):
+    if min_position is not None and not POSITION.fullmatch(min_position):
         raise BadHeader("Min-Position is a position: a whole number.", "/header/Min-Position")
     return View(request.app.state.ports, request.scope["auth"], int(min_position or 0))

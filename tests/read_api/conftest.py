@@ -1,0 +1,183 @@
+"""A real installation behind a real server: what every test of the API talks to."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from litestar import Litestar
+
+from domain.events import Recorded, WorkspaceId
+from infra.composition import Installation, build_app, build_installation
+from infra.ids import new_uuid
+from infra.server import uvicorn_config
+from infra.settings import Settings
+
+WAIT_MAX_S = 30.0
+"""Longer than anything here takes, on any machine."""
+
+
+HARDENED = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    ),
+}
+"""Headers of every answer but those of the docs pages."""
+
+
+class Tenant:
+    """A workspace, its key, and a client that sends it."""
+
+    def __init__(self, workspace_id: WorkspaceId, key: str, client: httpx.AsyncClient) -> None:
+        self.workspace_id = workspace_id
+        self.key = key
+        self.http = client
+
+    async def agent(self, name: str = "Ada", **fields: object) -> Any:
+        return await self._made("/api/agents", {"name": name, **fields})
+
+    async def workflow(self, name: str = "Research", **fields: object) -> Any:
+        return await self._made("/api/workflows", {"name": name, **fields})
+
+    async def three_steps(self, **fields: object) -> Any:
+        """Publish a workflow whose steps build on each other."""
+        agent = await self.agent("Ada")
+        steps = [
+            {"agent_id": agent["id"], "prompt_template": "About {input.topic}: tell facts."},
+            {"agent_id": agent["id"], "prompt_template": "Shorten: {previous.output}"},
+            {"agent_id": agent["id"], "prompt_template": "Title of {steps.step-1.output}"},
+        ]
+        return await self.workflow(steps=steps, is_active=True, **fields)
+
+    async def ended_run(self, workflow_id: int) -> Any:
+        """Run a workflow to its end and tell its execution."""
+        body = {"input_data": {"topic": "rivers. Rivers flow."}}
+        started = await self.http.post(f"/api/workflows/{workflow_id}/execute", json=body)
+        assert started.status_code == 202, started.text
+        path = f"/api/workflows/executions/{started.json()['id']}"
+
+        async def ended() -> bool:
+            return (await self.http.get(path)).json()["status"] not in {"pending", "running"}
+
+        await until(ended)
+        return (await self.http.get(path)).json()
+
+    async def _made(self, path: str, body: object) -> Any:
+        answer = await self.http.post(path, json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+
+class Served:
+    """An installation that answers on a port of this machine.
+
+    Attributes:
+        main: The tenant that tests use unless they are about two.
+    """
+
+    main: Tenant
+    other: Tenant
+
+    def __init__(self, installation: Installation, app: Litestar, url: str) -> None:
+        self.installation = installation
+        self.app = app
+        self.url = url
+        self.closing = False
+        self._clients: list[httpx.AsyncClient] = []
+
+    def client(self, key: str | None = None) -> httpx.AsyncClient:
+        headers = {} if key is None else {"X-API-Key": key}
+        limits = httpx.Limits(max_connections=400)
+        client = httpx.AsyncClient(
+            base_url=self.url, headers=headers, limits=limits, timeout=WAIT_MAX_S
+        )
+        self._clients.append(client)
+        return client
+
+    async def tenant(self) -> Tenant:
+        """Make a workspace with a key. Before the server starts, so that the key is known."""
+        workspace_id = WorkspaceId(new_uuid())
+        key = await self.installation.writing.create_key(workspace_id, "test", "tester")
+        return Tenant(workspace_id, key, self.client(key))
+
+    async def log(self, tenant: Tenant) -> list[Recorded[Any]]:
+        """Read all that is recorded of a tenant."""
+        store = self.installation.writing.store
+        events: list[Recorded[Any]] = []
+        while page := await store.read_workspace(
+            tenant.workspace_id, after=events[-1].global_position if events else 0
+        ):
+            events += page
+        return events
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> Any:
+    """Insist on a whole problem, with its headers; tell the body."""
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    body = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert body["status"] == status
+    assert body["detail"]
+    assert body["title"]
+    assert body["type"] == f"/docs/problems#{code}"
+    assert isinstance(body["errors"], list)
+    assert answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+    for name, value in HARDENED.items():
+        assert answer.headers[name] == value, name
+    return body
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for a condition; the test fails if it never comes true."""
+    async with asyncio.timeout(WAIT_MAX_S):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(folder: Path, settings: Settings | None = None) -> AsyncIterator[Served]:
+    settings = settings or Settings(data_dir=folder, llm_provider="offline")
+    installation = build_installation(settings)
+    listening = socket.create_server(("127.0.0.1", 0), backlog=2_048)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    app = build_app(installation, closing=lambda: server.should_exit or served.closing)
+    served = Served(installation, app, url)
+    served.main, served.other = await served.tenant(), await served.tenant()
+    server = uvicorn.Server(uvicorn_config(app))
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        async with asyncio.timeout(WAIT_MAX_S):
+            while not server.started and not task.done():
+                await asyncio.sleep(0.005)
+        yield served
+    finally:
+        await served.close()
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def tenant(served: Served) -> Tenant:
+    return served.main
