@@ -108,7 +108,7 @@ async def test_everybody_who_decides_at_once_gets_a_turn(writing: Writing) -> No
 
 
 async def test_one_decision_sees_a_stream_at_one_version_only(writing: Writing) -> None:
-    rival = Rival(writing, 1)
+    rival = Rival(writing, 2)
 
     async def decide(transaction: Transaction) -> Counted:
         first = await transaction.load(AGENT, STREAM)
@@ -117,9 +117,9 @@ async def test_one_decision_sees_a_stream_at_one_version_only(writing: Writing) 
         changed = AgentChanged(agent_id=ADA, changes=AgentChanges(name=f"after {first.version}"))
         return Counted(transaction.record(STREAM, [changed]))
 
-    assert (await run(writing, decide)).answer == Counted(2)
-    assert [recorded.event for recorded in await writing.recorded(STREAM)][1:] == [
-        AgentChanged(agent_id=ADA, changes=AgentChanges(name="after 1"))
+    assert (await run(writing, decide)).answer == Counted(3)
+    assert [recorded.event for recorded in await writing.recorded(STREAM)][2:] == [
+        AgentChanged(agent_id=ADA, changes=AgentChanges(name="after 2"))
     ]
 
 

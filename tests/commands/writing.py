@@ -84,10 +84,16 @@ class Writing:
     # What there is, in one line.
 
     async def agent(
-        self, name: str = "Ada", *, prompt: str = "", model: ModelConfig | None = None
+        self,
+        name: str = "Ada",
+        *,
+        prompt: str = "",
+        model: ModelConfig | None = None,
+        workspace_id: WorkspaceId = ACME,
     ) -> AgentAnswer:
         profile = AgentProfile(name=name, system_prompt=prompt, model=model)
-        return (await self.agents.register(RegisterAgent(profile=profile), self.issued())).answer
+        issued = self.issued(workspace_id=workspace_id)
+        return (await self.agents.register(RegisterAgent(profile=profile), issued)).answer
 
     async def rename(self, agent: AgentAnswer, name: str) -> AgentAnswer:
         change = ChangeAgent(agent_id=agent.agent_id, changes=AgentChanges(name=name))
