@@ -65,7 +65,7 @@ _FEW: dict[str, st.SearchStrategy[Any]] = {
 def made(struct: type[S], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[S]:
     """Build a struct with all of its fields; `st.builds` leaves out those with a default."""
     fields = {
-        field.name: fixed.get(field.name) or _field(field.name, field.type)
+        field.name: (fixed[field.name] if field.name in fixed else _field(field.name, field.type))
         for field in msgspec.structs.fields(struct)
     }
     return st.builds(struct, **fields)
@@ -154,7 +154,9 @@ def logs(
     events: st.SearchStrategy[Any] | None = None, *, max_size: int = 30
 ) -> st.SearchStrategy[list[Recorded[Any]]]:
     """Give whole logs: any events of two workspaces, their streams interleaved."""
-    placed = st.tuples(events or any_event(), st.sampled_from(WORKSPACES), moments)
+    placed = st.tuples(
+        any_event() if events is None else events, st.sampled_from(WORKSPACES), moments
+    )
     return st.lists(placed, max_size=max_size).map(_log)
 
 
