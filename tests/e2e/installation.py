@@ -16,7 +16,7 @@ import httpx
 from tests.llm_server import LlmServer
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = (sys.executable, "-m", "infra")
+PYTHON = (sys.executable, "-m")
 
 WAIT_MAX_S = 60.0
 """Longer than anything here takes, on any machine."""
@@ -54,7 +54,7 @@ def asking(llm: LlmServer) -> dict[str, str]:
 def automatos(folder: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     """Run one command to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*PYTHON, "infra", *arguments],
         cwd=ROOT,
         env=environment(folder, settings),
         capture_output=True,
@@ -78,10 +78,14 @@ class Server:
         url: Of the newest process.
         key: Shown by the first one.
         outputs: What each process has written, in order.
+
+    Args:
+        module: What to run instead of `automatos` itself.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, module: str = "infra", **settings: str) -> None:
         self.folder = folder
+        self._module = module
         self.url = ""
         self.key = ""
         self.outputs: list[Path] = []
@@ -108,7 +112,7 @@ class Server:
         self.outputs.append(output)
         with output.open("wb") as file:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve"],
+                [*PYTHON, self._module, "serve"],
                 cwd=ROOT,
                 env=environment(self.folder, self._settings),
                 stdout=file,
@@ -159,8 +163,8 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Server]:
-    server = Server(folder, **settings)
+def serving(folder: Path, module: str = "infra", **settings: str) -> Iterator[Server]:
+    server = Server(folder, module, **settings)
     try:
         server.start()
         yield server
