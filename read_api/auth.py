@@ -64,8 +64,8 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     principal = await reader.principal(key) if key else None
     if principal is None:
         raise NotAuthenticated("Send a valid API key as X-API-Key or as Authorization: Bearer.")
-    wanted = connection.headers.get("x-workspace-id") or connection.query_params.get("workspace_id")
-    if wanted is not None and wanted != principal.workspace_id:
+    named = connection.headers.get("x-workspace-id"), connection.query_params.get("workspace_id")
+    if any(name and name != principal.workspace_id for name in named):
         raise ForeignWorkspace("The API key does not open the workspace that was named.")
     connection.scope["auth"] = principal
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import uvicorn
 from litestar import Litestar
 
@@ -17,6 +18,9 @@ from infra.composition import Installation, build_app, build_installation
 from infra.ids import new_uuid
 from infra.server import uvicorn_config
 from infra.settings import Settings
+
+TENANTS = 48
+"""Workspaces made beforehand; every test takes one for itself."""
 
 WAIT_MAX_S = 30.0
 """Longer than anything here takes, on any machine."""
@@ -50,7 +54,7 @@ class Tenant:
     async def workflow(self, name: str = "Research", **fields: object) -> Any:
         return await self._made("/api/workflows", {"name": name, **fields})
 
-    async def three_steps(self, **fields: object) -> Any:
+    async def three_steps(self) -> Any:
         """Publish a workflow whose steps build on each other."""
         agent = await self.agent("Ada")
         steps = [
@@ -58,7 +62,7 @@ class Tenant:
             {"agent_id": agent["id"], "prompt_template": "Shorten: {previous.output}"},
             {"agent_id": agent["id"], "prompt_template": "Title of {steps.step-1.output}"},
         ]
-        return await self.workflow(steps=steps, is_active=True, **fields)
+        return await self.workflow(steps=steps, is_active=True)
 
     async def ended_run(self, workflow_id: int) -> Any:
         """Run a workflow to its end and tell its execution."""
@@ -83,11 +87,11 @@ class Served:
     """An installation that answers on a port of this machine.
 
     Attributes:
-        main: The tenant that tests use unless they are about two.
+        tenants: Made before the server started, to be taken by tests: `pop` one.
+        closing: Set to end the live streams.
     """
 
-    main: Tenant
-    other: Tenant
+    tenants: list[Tenant]
 
     def __init__(self, installation: Installation, app: Litestar, url: str) -> None:
         self.installation = installation
@@ -146,7 +150,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> Any:
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for a condition; the test fails if it never comes true."""
     async with asyncio.timeout(WAIT_MAX_S):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 it is on the other side of HTTP
             await asyncio.sleep(0.01)
 
 
@@ -158,13 +162,15 @@ async def serving(folder: Path, settings: Settings | None = None) -> AsyncIterat
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     app = build_app(installation, closing=lambda: server.should_exit or served.closing)
     served = Served(installation, app, url)
-    served.main, served.other = await served.tenant(), await served.tenant()
+    served.tenants = [await served.tenant() for _ in range(TENANTS)]
     server = uvicorn.Server(uvicorn_config(app))
     task = asyncio.create_task(server.serve(sockets=[listening]))
+
+    async def started() -> bool:
+        return server.started or task.done()
+
     try:
-        async with asyncio.timeout(WAIT_MAX_S):
-            while not server.started and not task.done():
-                await asyncio.sleep(0.005)
+        await until(started)
         yield served
     finally:
         await served.close()
@@ -172,12 +178,26 @@ async def serving(folder: Path, settings: Settings | None = None) -> AsyncIterat
         await task
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """Serve one installation to a module's tests, which tell themselves apart by workspace."""
+    async with serving(tmp_path_factory.mktemp("served")) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def alone(tmp_path: Path) -> AsyncIterator[Served]:
+    """Serve an installation to one test that will not leave it as it was."""
     async with serving(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
 def tenant(served: Served) -> Tenant:
-    return served.main
+    return served.tenants.pop()
+
+
+@pytest.fixture
+def other(served: Served) -> Tenant:
+    """Give a second workspace, for tests of what keeps two apart."""
+    return served.tenants.pop()

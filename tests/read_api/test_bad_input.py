@@ -1,14 +1,15 @@
 """Bad input on every route that takes a command: refused with its place, and nothing recorded."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from tests.read_api.conftest import Served, Tenant, assert_problem, serving
+from tests.read_api.conftest import Served, Tenant, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,26 +84,25 @@ class Bad(NamedTuple):
     status: int
     code: str
     pointer: str | None
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Target]:
-    async with serving(tmp_path_factory.mktemp("bad_input")) as served:
-        tenant = served.main
-        agent = await tenant.agent("Ada")
-        archived = await tenant.agent("Archived")
-        await tenant.http.delete(f"/api/agents/{archived['id']}")
-        steps = [{"agent_id": agent["id"], "prompt_template": "Say it."}]
-        workflow = await tenant.workflow(steps=steps, is_active=True)
-        run = await tenant.ended_run(workflow["id"])
-        ids = {
-            "agent": agent["id"],
-            "archived": archived["id"],
-            "workflow": workflow["id"],
-            "run": run["id"],
-        }
-        yield Target(served, tenant, ids)
+async def target(served: Served) -> Target:
+    tenant = served.tenants.pop()
+    agent = await tenant.agent("Ada")
+    archived = await tenant.agent("Archived")
+    await tenant.http.delete(f"/api/agents/{archived['id']}")
+    steps = [{"agent_id": agent["id"], "prompt_template": "Say it."}]
+    workflow = await tenant.workflow(steps=steps, is_active=True)
+    run = await tenant.ended_run(workflow["id"])
+    ids = {
+        "agent": agent["id"],
+        "archived": archived["id"],
+        "workflow": workflow["id"],
+        "run": run["id"],
+    }
+    return Target(served, tenant, ids)
 
 
 def filled(ids: dict[str, int], text: str) -> str:
