@@ -78,13 +78,9 @@ def _mark(row: Row) -> str:
 
 
 def _figures(row: Row) -> tuple[str, str, str]:
-    ratio = (
-        ""
-        if row.ratio is None
-        else f"{row.ratio:,.3g}x"
-        if row.ratio < 100
-        else f"{row.ratio:,.0f}x"
-    )
+    if row.ratio is None:
+        return "", row.target, row.cpu
+    ratio = f"{row.ratio:.2f}x" if row.ratio < 10 else f"{row.ratio:,.0f}x"
     return ratio, row.target, row.cpu
 
 

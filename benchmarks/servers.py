@@ -135,7 +135,7 @@ class Floor:
         elif scope["method"] == "POST":
             await self._append(receive, send)
         else:
-            await self._follow(send)
+            await self._follow(receive, send)
 
     async def _append(self, receive: Receive, send: Send) -> None:
         body = (await receive())["body"]
@@ -147,15 +147,24 @@ class Floor:
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _follow(self, send: Send) -> None:
+    async def _follow(self, receive: Receive, send: Send) -> None:
         frames: asyncio.Queue[bytes] = asyncio.Queue()
         self._followers.append(frames)
+        leaving = asyncio.create_task(_leave(receive, frames))
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         frame = b": hello\n\n"
-        while True:
+        while frame:
             await send({"type": "http.response.body", "body": frame, "more_body": True})
             frame = await frames.get()
+        await leaving
+
+
+async def _leave(receive: Receive, frames: asyncio.Queue[bytes]) -> None:
+    """Let a stream end when its client goes away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    frames.put_nowait(b"")
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
