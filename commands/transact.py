@@ -1,7 +1,7 @@
 """Load, decide, append: the one write path of the platform."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -348,7 +348,7 @@ class Transactions:
         return Outcome(answer, known.global_position, replayed=True)
 
     @asynccontextmanager
-    async def _turn(self, command_id: CommandId) -> AsyncIterator[None]:
+    async def _turn(self, command_id: CommandId) -> AsyncGenerator[None]:
         gate = self._gates.setdefault(command_id, _Gate())
         gate.users += 1
         try:

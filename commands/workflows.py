@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import msgspec
 
@@ -177,6 +177,8 @@ def _decide_change(state: WorkflowState, command: ChangeWorkflow) -> list[workfl
             decided += workflows.archive(changed, workflow_id=workflow_id, reason="")
         case None:
             pass
+        case _:
+            assert_never(command.status)
     return decided
 
 

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import NewType
+from typing import NewType, assert_never
 
 import msgspec
 
@@ -73,6 +73,7 @@ class RunProcess:
         worker: This process's name in leases, unlike any other's, before or after.
         sole: No other worker is alive: every lease that is not ours is void.
         stream: Ask models for streamed answers, whose timeouts fit long ones.
+        record_retry_s: Pause between tries to record an outcome.
     """
 
     def __init__(  # noqa: PLR0913 its ports and its two modes
@@ -85,6 +86,7 @@ class RunProcess:
         new_uuid: Callable[[], str],
         sole: bool,
         stream: bool = True,
+        record_retry_s: float = RECORD_RETRY_S,
     ) -> None:
         self._transactions = transactions
         self._store = transactions.store
@@ -94,12 +96,15 @@ class RunProcess:
         self._new_uuid = new_uuid
         self._sole = sole
         self._stream = stream
+        self._record_retry_s = record_retry_s
         self._calls: dict[StreamId, asyncio.Task[ModelAnswer]] = {}
+        self._interrupted: set[StreamId] = set()
 
     def interrupt(self, stream_id: StreamId) -> None:
         """Break off the model call of a run that was cancelled, if one is being made."""
         call = self._calls.get(stream_id)
         if call is not None:
+            self._interrupted.add(stream_id)
             call.cancel()
 
     async def advance(self, workspace_id: WorkspaceId, stream_id: StreamId) -> datetime | None:
@@ -109,7 +114,7 @@ class RunProcess:
         time alone changes nothing.
         """
         while True:
-            loaded = await self._store.load(RUN, stream_id)
+            loaded = await self._store.load(RUN, stream_id, fresh=not self._sole)
             due = runs.due(
                 loaded.state,
                 now=self._now(),
@@ -123,6 +128,8 @@ class RunProcess:
                     await self._mark_in_doubt(turn, call.call_id)
                 case TakeStep():
                     await self._take(turn, due)
+                case _:
+                    assert_never(due)
 
     async def _mark_in_doubt(self, turn: "_Turn", call_id: str) -> None:
         await self._record(turn, lambda state, _: runs.mark_in_doubt(state, call_id=call_id))
@@ -172,6 +179,7 @@ class RunProcess:
             await self._answer(turn, prepared, call_id, answer)
         finally:
             self._calls.pop(turn.stream_id, None)
+            self._interrupted.discard(turn.stream_id)
 
     async def _broken_off(
         self,
@@ -180,8 +188,11 @@ class RunProcess:
         call_id: str,
         call: asyncio.Task[ModelAnswer],
     ) -> None:
-        """Tell a cancelled run, whose call is metered, from a process that is ending."""
-        if not call.cancelled():
+        """Tell a cancelled run, whose call is metered, from a process that is ending.
+
+        The call's own state does not tell: a loop that is shut down cancels every task.
+        """
+        if turn.stream_id not in self._interrupted:
             call.cancel()
             raise asyncio.CancelledError
         error = ModelCallError(
@@ -258,13 +269,16 @@ class RunProcess:
 
     async def _prompt(self, turn: "_Turn", run: Running, step: Step) -> str:
         values = await self._values(turn, run, step)
-        try:
-            prompt = templates.render(step.prompt_template, values)
-        except KeyError as missing:
-            raise CannotPrepare(f"The prompt needs {missing}, which the run lacks.") from missing
-        size = len(prompt.encode())
-        if size > PROMPT_BYTES_MAX:
-            raise TooLong("The prompt", size=size, size_max=PROMPT_BYTES_MAX, pointer="")
+        sizes = {reference: len(value.encode()) for reference, value in values.items()}
+        references = list(templates.references(step.prompt_template))
+        for reference in references:
+            if reference not in values:
+                lacking = f"{reference.source}.{reference.key}"
+                raise CannotPrepare(f"The prompt needs {{{lacking}}}, which the run lacks.")
+        # Before it is rendered: a short template can ask for a long value many thousand times.
+        _check_size(sum(sizes[reference] for reference in references))
+        prompt = templates.render(step.prompt_template, values)
+        _check_size(len(prompt.encode()))
         return prompt
 
     async def _values(
@@ -276,7 +290,7 @@ class RunProcess:
         )
         values = {templates.Reference("input", name): _text(v) for name, v in given.items()}
         outputs = {s.step_id: output for s, output in zip(run.steps, run.outputs, strict=False)}
-        for reference in templates.references(step.prompt_template):
+        for reference in set(templates.references(step.prompt_template)):
             if reference == templates.PREVIOUS:
                 values[reference] = await self._output(turn, run.outputs[-1])
             elif reference.source == "steps":
@@ -315,7 +329,7 @@ class RunProcess:
             try:
                 await self._record(turn, decide)
             except CommandError:
-                await asyncio.sleep(RECORD_RETRY_S)
+                await asyncio.sleep(self._record_retry_s)
             else:
                 return
 
@@ -420,6 +434,11 @@ def _failed(
         cost=error.cost,
         latency_ms=error.latency_ms,
     )
+
+
+def _check_size(size: int) -> None:
+    if size > PROMPT_BYTES_MAX:
+        raise TooLong("The prompt", size=size, size_max=PROMPT_BYTES_MAX, pointer="")
 
 
 def _seconds(given: float | None) -> timedelta | None:
