@@ -100,6 +100,7 @@ class FakeModels:
     Attributes:
         requests: Every question it was asked.
         aborted: Calls that were broken off by who asked.
+        default: Target given where none is named.
         substitute: Target given for whatever is asked.
         refusal: Raised for whatever target is asked.
         on_call: Told of each call before it is answered.
@@ -108,6 +109,7 @@ class FakeModels:
     def __init__(self, *script: Scripted) -> None:
         self.requests: list[ModelRequest] = []
         self.aborted = 0
+        self.default = ModelTarget(provider="openai", model="gpt-5")
         self.substitute: ModelTarget | None = None
         self.refusal: ModelCallError | None = None
         self.on_call: Callable[[], None] = lambda: None
@@ -144,8 +146,11 @@ class FakeModels:
     def target(self, provider: str | None, model: str | None) -> ModelTarget:
         if self.refusal is not None:
             raise self.refusal
-        named = ModelTarget(provider=provider or "openai", model=model or "gpt-5")
-        return self.substitute or named
+        if self.substitute is not None:
+            return self.substitute
+        if provider is None or model is None:
+            return self.default
+        return ModelTarget(provider=provider, model=model)
 
     async def complete(self, request: ModelRequest) -> ModelAnswer:
         self.requests.append(request)

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeAlias
 
-import msgspec
 import pytest
 
 from commands.transact import (
@@ -21,15 +20,11 @@ from commands.transact import (
 from domain.agents import AGENT, AgentChanged, AgentChanges, AgentId, AgentProfile, AgentRegistered
 from domain.errors import NotFound, VersionMismatch
 from domain.events import Blob, StreamId
-from tests.commands.writing import ACME, Writing
+from tests.commands.writing import ACME, Counted, Writing
 from tests.fakes import NOON, WAIT_MAX_S, until
 
 ADA = AgentId(1)
 STREAM = AGENT.stream_id(ACME, ADA)
-
-
-class Counted(msgspec.Struct, frozen=True):
-    version: int
 
 
 Decide: TypeAlias = Callable[[Transaction], Awaitable[Counted]]

@@ -2,6 +2,8 @@
 
 from typing import TypeAlias
 
+import msgspec
+
 from commands.agents import AgentAnswer, AgentCommands, ArchiveAgent, ChangeAgent, RegisterAgent
 from commands.identity import IdentityCommands
 from commands.processes.runs import RunProcess, Worker
@@ -12,11 +14,11 @@ from domain.agents import AgentChanges, AgentProfile, ModelConfig
 from domain.catalog import AnyEvent
 from domain.events import CommandId, Metadata, Recorded, StreamId, WorkspaceId
 from domain.runs import RUN, RunId
-from domain.workflows import Step, WorkflowProfile
+from domain.workflows import ErrorHandling, Step, WorkflowProfile
 from infra.event_store.memory import MemoryLog
 from infra.event_store.store import EventStore, Log
 from infra.vault import Vault
-from tests.fakes import FakeModels, HandClock, IntegerIdsInOrder, UuidsInOrder
+from tests.fakes import FailingLog, FakeModels, HandClock, IntegerIdsInOrder, UuidsInOrder
 
 ACME = WorkspaceId("01900000-0000-7000-8000-00000000acce")
 GLOBEX = WorkspaceId("01900000-0000-7000-8000-00000000910b")
@@ -24,11 +26,18 @@ GLOBEX = WorkspaceId("01900000-0000-7000-8000-00000000910b")
 Envelope: TypeAlias = Recorded[AnyEvent]
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """The answer of a decision that has nothing else to tell."""
+
+    version: int
+
+
 class Writing:
     """One process's write side.
 
     Args:
-        log: Another one's, to work beside it: with caches and gates of its own.
+        log: Where to write; memory by default.
+        beside: Another process, with caches and gates of its own, over the same log.
     """
 
     def __init__(self, log: Log | None = None, *, beside: "Writing | None" = None) -> None:
@@ -70,6 +79,10 @@ class Writing:
             fingerprint=None if key is None else fingerprint,
             if_version=if_version,
         )
+
+    def failing(self) -> FailingLog:
+        """Give this log with a fault in front, for a process beside."""
+        return FailingLog(self.log)
 
     # What was recorded.
 
@@ -126,3 +139,23 @@ class Writing:
 
 def run_stream(run_id: RunId) -> StreamId:
     return RUN.stream_id(ACME, run_id)
+
+
+async def step(
+    writing: Writing,
+    step_id: str = "research",
+    template: str = "Go.",
+    *,
+    model: ModelConfig | None = None,
+    error_handling: ErrorHandling = "stop",
+    max_retries: int = 4,
+) -> Step:
+    """Make a step, and an agent for it."""
+    agent = await writing.agent(f"Agent {writing.next_id()}", model=model)
+    return Step(
+        step_id=step_id,
+        agent_id=agent.agent_id,
+        prompt_template=template,
+        error_handling=error_handling,
+        max_retries=max_retries,
+    )
