@@ -87,6 +87,7 @@ def serving(folder: Path) -> Iterator[Server]:
         "DATA_DIR": str(folder / "data"),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": "127.0.0.1",
     }
     with (
         (folder / "server.log").open("wb") as errors,
