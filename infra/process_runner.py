@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from commands.processes.runs import RunProcess
 from commands.transact import CommandError
-from domain.events import StreamId
+from domain.events import StreamId, WorkspaceId
 from infra.follower import Follower
 from infra.read_store import Reads, will_pass
 from projections.runs import DueRun, due
@@ -32,10 +32,18 @@ DRAIN_S = 20.0
 log = structlog.get_logger(__name__)
 
 
+class Process(Protocol):
+    """What a runner keeps going; `commands.processes.runs` implements it."""
+
+    async def advance(self, workspace_id: WorkspaceId, stream_id: StreamId) -> datetime | None:
+        """Do all that is due; tell when to ask again, or None if time alone changes nothing."""
+        ...
+
+
 class ProcessRunner:
     def __init__(
         self,
-        process: RunProcess,
+        process: Process,
         follower: Follower,
         reads: Reads,
         now: Callable[[], datetime],
