@@ -65,7 +65,10 @@ BEFORE DELETE ON stored_events
 BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END;
 CREATE TRIGGER IF NOT EXISTS stored_events_are_never_replaced
 BEFORE INSERT ON stored_events
-WHEN EXISTS (SELECT 1 FROM stored_events WHERE position = NEW.position)
+WHEN EXISTS (SELECT 1 FROM stored_events WHERE position = NEW.position) OR EXISTS (
+    SELECT 1 FROM stored_events
+    WHERE originator_id = NEW.originator_id AND originator_version = NEW.originator_version
+)
 BEGIN SELECT RAISE(ABORT, 'events are never replaced'); END;
 CREATE TRIGGER IF NOT EXISTS streams_have_no_gaps
 BEFORE INSERT ON stored_events
