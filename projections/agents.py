@@ -34,7 +34,7 @@ from domain.agents import (
 from domain.catalog import AnyEvent
 from domain.changes import applied
 from domain.events import JsonObject, Recorded, WorkspaceId
-from projections.projector import READ_MODELS, Batch, Row, as_json, micros, moment
+from projections.projector import READ_MODELS, Batch, Row, as_json, folded_tags, micros, moment
 
 agents = Table(
     "agents",
@@ -142,7 +142,7 @@ def _profile_columns(profile: AgentProfile) -> Row:
 
 
 def _tag_columns(tags: tuple[str, ...]) -> Row:
-    return {"tags": as_json(tags), "folded_tags": as_json([tag.casefold() for tag in tags])}
+    return {"tags": as_json(tags), "folded_tags": folded_tags(tags)}
 
 
 def _profile(row: Row) -> AgentProfile:
@@ -249,7 +249,7 @@ def agent_names(
             agents.c.workspace_id == workspace_id, agents.c.agent_id.in_(agent_ids)
         )
     )
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def _where(workspace_id: WorkspaceId, wanted: AgentFilter) -> list[ColumnElement[bool]]:
@@ -261,7 +261,7 @@ def _where(workspace_id: WorkspaceId, wanted: AgentFilter) -> list[ColumnElement
     if wanted.search:
         where.append(agents.c.search_text.contains(wanted.search.casefold(), autoescape=True))
     if wanted.tag:
-        folded = as_json(wanted.tag.casefold())
+        folded = folded_tags((wanted.tag,))
         where.append(agents.c.folded_tags.contains(folded, autoescape=True))
     return where
 

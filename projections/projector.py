@@ -182,3 +182,11 @@ def moment(us: int) -> datetime:
 def as_json(value: object) -> str:
     """Spell a value as JSON with sorted keys, so that equal values have equal rows."""
     return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def folded_tags(tags: tuple[str, ...]) -> str:
+    """Spell tags in lower case, each on a line: as JSON none holds a line break itself.
+
+    So a tag is among others if, and only if, its spelling is part of theirs.
+    """
+    return "".join(f"\n{as_json(tag.casefold())}\n" for tag in tags)

@@ -31,7 +31,7 @@ from domain.workflows import (
     WorkflowStepsChanged,
     WorkflowWithdrawn,
 )
-from projections.projector import READ_MODELS, Batch, Row, as_json, micros, moment
+from projections.projector import READ_MODELS, Batch, Row, as_json, folded_tags, micros, moment
 
 workflows = Table(
     "workflows",
@@ -127,7 +127,7 @@ def _profile_columns(profile: WorkflowProfile) -> Row:
 
 
 def _tag_columns(tags: tuple[str, ...]) -> Row:
-    return {"tags": as_json(tags), "folded_tags": as_json([tag.casefold() for tag in tags])}
+    return {"tags": as_json(tags), "folded_tags": folded_tags(tags)}
 
 
 _PROFILE = msgspec.json.Decoder(WorkflowProfile)
@@ -195,7 +195,7 @@ def workflow_counts(connection: Connection, workspace_id: WorkspaceId) -> dict[s
         .where(workflows.c.workspace_id == workspace_id)
         .group_by(workflows.c.status)
     )
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def _where(workspace_id: WorkspaceId, wanted: WorkflowFilter) -> list[ColumnElement[bool]]:
@@ -209,7 +209,7 @@ def _where(workspace_id: WorkspaceId, wanted: WorkflowFilter) -> list[ColumnElem
     if wanted.owner:
         where.append(workflows.c.owner == wanted.owner)
     if wanted.tag:
-        folded = as_json(wanted.tag.casefold())
+        folded = folded_tags((wanted.tag,))
         where.append(workflows.c.folded_tags.contains(folded, autoescape=True))
     return where
 
