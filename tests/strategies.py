@@ -11,13 +11,13 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 
-from domain.agents import AGENT, AgentEvent
+from domain.agents import AGENT, AgentEvent, AgentRegistered
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.claims import CLAIM, ClaimEvent
 from domain.events import CommandId, Event, Metadata, Recorded, StreamId, WorkspaceId
-from domain.identity import API_KEY, IdentityEvent
-from domain.runs import RUN, RunEvent
-from domain.workflows import WORKFLOW, WorkflowEvent
+from domain.identity import API_KEY, ApiKeyCreated, IdentityEvent
+from domain.runs import RUN, RunEvent, RunStarted
+from domain.workflows import WORKFLOW, WorkflowDrafted, WorkflowEvent
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -134,6 +134,9 @@ _STREAMS: tuple[tuple[Any, str, str], ...] = (
     (WorkflowEvent, WORKFLOW.category, "workflow_id"),
     (RunEvent, RUN.category, "run_id"),
 )
+
+
+_BEGINNINGS = events_of(AgentRegistered, WorkflowDrafted, RunStarted, ApiKeyCreated)
 
 
 def recorded(
