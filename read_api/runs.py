@@ -150,16 +150,27 @@ class ExecutionController(Controller):
         run_commands: NamedDependency[RunCommands],
         issued: NamedDependency[Issued],
     ) -> Response[Cancelled]:
-        await view.fresh("runs")
-        run_id = RunId((await _found(view, execution_id)).run_id)
+        run_id = await _run_id(view, execution_id)
         outcome = await run_commands.cancel(CancelRun(run_id=run_id), issued)
         body = Cancelled(status="cancelled", execution_id=run_id, message="Execution cancelled")
         return accepted(outcome, body, outcome.answer.version, 200)
 
 
+async def _run_id(view: View, execution_id: str) -> RunId:
+    """Tell a run's integer id. A number is not looked up: to stop a run waits for no projector."""
+    if _is_integer_id(execution_id):
+        return RunId(int(execution_id))
+    await view.fresh("runs")
+    return RunId((await _found(view, execution_id)).run_id)
+
+
+def _is_integer_id(execution_id: str) -> bool:
+    return execution_id.isdecimal() and len(execution_id) < 19  # noqa: PLR2004 digits of 2^63
+
+
 async def _found(view: View, execution_id: str) -> RunRow:
     """Find a run by its integer id or by its `exec-…` name."""
-    if execution_id.isdecimal() and len(execution_id) < 19:  # noqa: PLR2004 digits of 2^63
+    if _is_integer_id(execution_id):
         row = await view.ask(run, int(execution_id))
     else:
         row = await view.ask(run_by_execution, execution_id)
