@@ -90,7 +90,7 @@ class Vault:
         bound = _bound(workspace_id, blob.address)
         try:
             text = AESGCM(key).decrypt(content[:NONCE_BYTES], content[NONCE_BYTES:], bound)
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise BlobIsMissing(f"The text at {blob.address} was changed.") from None
         return text.decode()
 
