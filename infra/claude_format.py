@@ -8,27 +8,31 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Annotated, TypeVar
 
 import msgspec
-import yaml
 
 from domain.events import JsonObject
+from infra.front_matter import (
+    BOM,
+    FILE_BYTES_MAX,
+    NAME_CHARS_MAX,
+    Unfit,
+    at_most,
+    front_matter,
+    single_line,
+    split,
+    text_of,
+)
 
 FILES_MAX = 10_000
 PLUGINS_MAX = 1_000
 AGENT_PATHS_MAX = 1_000
-FILE_BYTES_MAX = 1024 * 1024
-FRONT_MATTER_BYTES_MAX = 64 * 1024
-FRONT_MATTER_DEPTH_MAX = 20
-NAME_CHARS_MAX = 255
-DESCRIPTION_BYTES_MAX = 8 * 1024
 SYSTEM_PROMPT_BYTES_MAX = 256 * 1024
 
 MARKETPLACE_FILE = Path(".claude-plugin", "marketplace.json")
@@ -129,11 +133,6 @@ _MODELS_BY_PREFIX = (
 )
 
 
-class _Unfit(Exception):
-    def __init__(self, reason: str, *, line: int | None = None) -> None:
-        super().__init__(reason if line is None else f"line {line}: {reason}")
-
-
 def _search(path: Path) -> "_Search":
     if not path.exists():
         raise NotAPlugin(path, "does not exist.")
@@ -210,10 +209,10 @@ class _Search:
     def _read_listing(self, marketplace: str, value: object, *, at: str) -> None:
         listing = _shaped(value, _Listing, at=f"{at}: ")
         if not isinstance(listing.source, str) or not listing.source.startswith("./"):
-            raise _Unfit(f"{at}: the source of {listing.name} is not local; only './…' is read")
+            raise Unfit(f"{at}: the source of {listing.name} is not local; only './…' is read")
         folder = self.top / _relative(listing.source, at=f"{at}: ")
         if not self._inside(folder).is_dir():
-            raise _Unfit(f"{at}: the source of {listing.name} is not a folder here")
+            raise Unfit(f"{at}: the source of {listing.name} is not a folder here")
         self.read_plugin(folder, (marketplace, listing.name))
 
     def read_plugin(self, folder: Path, owners: tuple[str, ...]) -> None:
@@ -251,7 +250,7 @@ class _Search:
             real = self._inside(path)
             if not real.is_dir():
                 if path.suffix != ".md" or not real.exists():
-                    raise _Unfit("there is no such folder or .md file")
+                    raise Unfit("there is no such folder or .md file")
                 self._count(1)
                 return [path]
             with os.scandir(real) as entries:
@@ -262,39 +261,39 @@ class _Search:
 
     def _count(self, files: int) -> None:
         if files > self.files_left:
-            raise _Unfit(f"more than {FILES_MAX:,} files in all; from here on none is read")
+            raise Unfit(f"more than {FILES_MAX:,} files in all; from here on none is read")
         self.files_left -= files
 
     def read_agent(self, file: Path, owners: tuple[str, ...], *, bare: bool = False) -> None:
         """Keep the agent of a file; in a bare folder, pass over what is not meant as one."""
         with self._refusing(file):
             content = self._read(file)
-            if bare and not content.removeprefix(_BOM).startswith(b"---"):
+            if bare and not content.removeprefix(BOM).startswith(b"---"):
                 return
             agent = _agent(content, path=file.relative_to(self.top), owners=owners)
             if agent.key in self.agents:
-                raise _Unfit(f"its key {agent.key!r} is that of {self.agents[agent.key].path}")
+                raise Unfit(f"its key {agent.key!r} is that of {self.agents[agent.key].path}")
             self.agents[agent.key] = agent
 
     def _read(self, file: Path) -> bytes:
         """Read up to one byte over the bound, which tells that there are more."""
         real = self._inside(file)
         if not real.is_file():
-            raise _Unfit("is not a regular file")
+            raise Unfit("is not a regular file")
         with real.open("rb") as stream:
             return stream.read(FILE_BYTES_MAX + 1)
 
     def _inside(self, path: Path) -> Path:
         real = path.resolve()
         if not real.is_relative_to(self.root):
-            raise _Unfit("is a symlink that leads outside")
+            raise Unfit("is a symlink that leads outside")
         return real
 
     @contextmanager
     def _refusing(self, path: Path) -> Generator[None]:
         try:
             yield
-        except _Unfit as unfit:
+        except Unfit as unfit:
             self._refuse(path, str(unfit))
         except OSError as error:
             self._refuse(path, error.strerror or "cannot be read")
@@ -317,48 +316,32 @@ def _printable(text: str) -> str:
 
 def _relative(written: str, *, at: str) -> str:
     if not written.startswith("./"):
-        raise _Unfit(f"{at}a path has to start with './'")
+        raise Unfit(f"{at}a path has to start with './'")
     if ".." in written.split("/") or "\\" in written or not written.isprintable():
-        raise _Unfit(f"{at}a path may not contain '..', backslashes or control characters")
+        raise Unfit(f"{at}a path may not contain '..', backslashes or control characters")
     return written
 
 
 def _json(content: bytes) -> object:
     try:
-        return json.loads(_text(content))
+        return json.loads(text_of(content))
     except json.JSONDecodeError as error:
-        raise _Unfit(f"not JSON: {error.msg}", line=error.lineno) from error
+        raise Unfit(f"not JSON: {error.msg}", line=error.lineno) from error
     except (ValueError, RecursionError) as error:
-        raise _Unfit("not JSON that can be read: a number too long or nesting too deep") from error
+        raise Unfit("not JSON that can be read: a number too long or nesting too deep") from error
 
 
 def _shaped(value: object, shape: type[M], *, at: str = "") -> M:
     try:
         return msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
-        raise _Unfit(f"{at}{error}") from error
-
-
-_BOM = b"\xef\xbb\xbf"
-
-
-def _text(content: bytes) -> str:
-    if len(content) > FILE_BYTES_MAX:
-        raise _Unfit(f"more than {FILE_BYTES_MAX:,} bytes")
-    content = content.removeprefix(_BOM)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _Unfit("not UTF-8", line=content.count(b"\n", 0, error.start) + 1) from error
-    if "\0" in text:  # Postgres has no place for it in a text.
-        raise _Unfit("a NUL character", line=text.count("\n", 0, text.index("\0")) + 1)
-    return text.replace("\r\n", "\n")
+        raise Unfit(f"{at}{error}") from error
 
 
 def _agent(content: bytes, *, path: Path, owners: tuple[str, ...]) -> AgentFile:
-    key = "/".join((*owners, _single_line(path.stem, what="the file name")))
-    header, body, body_line = _split(_text(content))
-    front = _front_matter(header)
+    key = "/".join((*owners, single_line(path.stem, what="the file name")))
+    header, body, body_line = split(text_of(content))
+    front = front_matter(header)
     return AgentFile(
         key=key,
         name=front.name(),
@@ -373,208 +356,9 @@ def _agent(content: bytes, *, path: Path, owners: tuple[str, ...]) -> AgentFile:
     )
 
 
-def _split(text: str) -> tuple[str, str, int]:
-    """Part the front matter from the body, whose first line comes third."""
-    lines = text.split("\n")
-    if lines[0].rstrip() != "---":
-        raise _Unfit("front matter is missing: the file has to begin with ---", line=1)
-    for index, line in enumerate(lines[1:], start=1):
-        if line.rstrip() == "---":
-            header = "\n".join(lines[1:index])
-            _at_most(header, FRONT_MATTER_BYTES_MAX, what="the front matter", line=1)
-            return header, "\n".join(lines[index + 1 :]), index + 2
-    raise _Unfit("the front matter is not closed with ---", line=1)
-
-
 def _system_prompt(body: str, *, line: int) -> str:
     system_prompt = body.strip()
     if not system_prompt:
-        raise _Unfit("the system prompt below the front matter is empty", line=line)
-    _at_most(system_prompt, SYSTEM_PROMPT_BYTES_MAX, what="the system prompt", line=line)
+        raise Unfit("the system prompt below the front matter is empty", line=line)
+    at_most(system_prompt, SYSTEM_PROMPT_BYTES_MAX, what="the system prompt", line=line)
     return system_prompt
-
-
-def _at_most(text: str, bytes_max: int, *, what: str, line: int) -> None:
-    if len(text.encode()) > bytes_max:
-        raise _Unfit(f"{what} has more than {bytes_max:,} bytes", line=line)
-
-
-def _single_line(text: str, *, what: str, line: int | None = None) -> str:
-    if not 0 < len(text) <= NAME_CHARS_MAX:
-        raise _Unfit(f"{what} has to have 1 to {NAME_CHARS_MAX} characters", line=line)
-    if any(unicodedata.category(c) in _NOT_IN_A_LINE for c in text):
-        raise _Unfit(f"{what} has a control character or a line break", line=line)
-    return text
-
-
-_NOT_IN_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_INTERPRETED = frozenset({"name", "description", "model", "tools"})
-# Commas part tools, but not within the parentheses of `Bash(git add:*, git push:*)`.
-_TOOL = re.compile(r"(?:\([^)]*(?:\)|\Z)|[^,(])+")
-
-
-class _FrontMatter(NamedTuple):
-    fields: JsonObject
-    lines: dict[str, int]
-
-    def name(self) -> str:
-        return _single_line(self._required("name").strip(), what="name", line=self._line("name"))
-
-    def description(self) -> str:
-        description = self._required("description").strip()
-        line = self._line("description")
-        _at_most(description, DESCRIPTION_BYTES_MAX, what="description", line=line)
-        return description
-
-    def model(self) -> str | None:
-        if self.fields.get("model") is None:
-            return None
-        return _single_line(self._required("model").strip(), what="model", line=self._line("model"))
-
-    def tools(self) -> tuple[str, ...]:
-        line = self._line("tools")
-        match self.fields.get("tools"):
-            case None:
-                return ()
-            case str(written):
-                named = [tool for tool in _TOOL.findall(written) if tool.strip()]
-            case written:
-                named = _texts(written, line=line)
-        return tuple(_single_line(tool.strip(), what="a tool", line=line) for tool in named)
-
-    def extra(self) -> JsonObject:
-        return {key: self.fields[key] for key in self.fields if key not in _INTERPRETED}
-
-    def _required(self, key: str) -> str:
-        value = self.fields.get(key)
-        if value is None:
-            raise _Unfit(f"{key} is required", line=self._line(key))
-        if not isinstance(value, str) or not value.strip():
-            raise _Unfit(f"{key} has to be a text that is not empty", line=self._line(key))
-        return value
-
-    def _line(self, key: str) -> int:
-        return self.lines.get(key, 1)
-
-
-def _texts(written: object, *, line: int) -> list[str]:
-    try:
-        return msgspec.convert(written, list[str])
-    except msgspec.ValidationError as error:
-        raise _Unfit("tools has to be a text or a list of texts", line=line) from error
-
-
-_Loader: TypeAlias = "yaml.SafeLoader | yaml.CSafeLoader"
-_LOADER: type[_Loader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# ValueError is how PyYAML meets a date like 2024-13-45 and a number of 5,000 digits.
-_YAML_FAILURES = (yaml.YAMLError, ValueError, OverflowError)
-_FIRST_LINE = 2  # of the front matter within its file
-
-
-def _front_matter(header: str) -> _FrontMatter:
-    """Read YAML, and what authors take for YAML: `description: Use when: asked`."""
-    try:
-        return _from_yaml(header)
-    except _YAML_FAILURES as error:
-        front = _from_lines(header)
-        if front is None:
-            raise _unfit_yaml(header, error) from error
-        return front
-
-
-def _unfit_yaml(header: str, error: Exception) -> _Unfit:
-    match error:
-        case yaml.MarkedYAMLError():
-            mark = error.problem_mark or error.context_mark
-            line = _FIRST_LINE + (mark.line if mark else 0)
-            return _Unfit(f"not YAML: {error.problem or error.context}", line=line)
-        case yaml.reader.ReaderError():
-            before = header.encode()[: error.position]
-            return _Unfit("not YAML: a control character", line=_FIRST_LINE + before.count(b"\n"))
-        case _:
-            return _Unfit("not YAML: a date or number that cannot be", line=_FIRST_LINE)
-
-
-def _from_yaml(header: str) -> _FrontMatter:
-    _refuse_expansion(header)
-    node = _LOADER(header).get_single_node()
-    if not isinstance(node, yaml.MappingNode):
-        raise _Unfit("the front matter is not a mapping of keys to values", line=_FIRST_LINE)
-    lines = _key_lines(node)
-    # By way of JSON, in which a date is a text and NaN is null.
-    written = msgspec.json.encode(_loaded(header))
-    return _FrontMatter(msgspec.json.decode(written, type=JsonObject), lines)
-
-
-def _loaded(text: str) -> Any:  # noqa: ANN401  # what YAML holds, its author decides
-    return yaml.load(text, _LOADER)  # noqa: S506  # both are safe loaders
-
-
-def _refuse_expansion(header: str) -> None:
-    """Refuse, before anything is built of it, what could grow: aliases, tags and nesting."""
-    depth = 0
-    parsed = yaml.parse(header, _LOADER)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    for event in cast("Iterable[yaml.Event]", parsed):
-        line = _FIRST_LINE + (event.start_mark.line if event.start_mark else 0)
-        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
-            raise _Unfit("YAML anchors and aliases are not read", line=line)
-        if getattr(event, "tag", None) is not None:
-            raise _Unfit("YAML tags are not read", line=line)
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > FRONT_MATTER_DEPTH_MAX:
-            raise _Unfit(f"nested deeper than {FRONT_MATTER_DEPTH_MAX}", line=line)
-
-
-def _key_lines(mapping: yaml.MappingNode) -> dict[str, int]:
-    """Tell where each key stands; YAML itself lets the last of two equal keys win."""
-    lines: dict[str, int] = {}
-    for key, value in mapping.value:
-        line = _FIRST_LINE + key.start_mark.line
-        if key.tag != "tag:yaml.org,2002:str":
-            raise _Unfit("a key is not a text", line=line)
-        if key.value in lines:
-            raise _Unfit(f"the key {key.value[:NAME_CHARS_MAX]!r} is there twice", line=line)
-        lines[key.value] = line
-        for inner in _mappings(value):
-            _key_lines(inner)
-    return lines
-
-
-def _mappings(node: yaml.Node) -> Iterator[yaml.MappingNode]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _mappings(item)
-
-
-_KEY_VALUE = re.compile(r"([A-Za-z_][\w-]*):(?:[ \t]+(.*))?", re.ASCII)
-
-
-def _from_lines(header: str) -> _FrontMatter | None:
-    """Read `key: value` lines only; None when any line is something else."""
-    front = _FrontMatter({}, {})
-    for line, written in enumerate(header.split("\n"), start=_FIRST_LINE):
-        if not written.strip() or written.startswith("#"):
-            continue
-        pair = _KEY_VALUE.fullmatch(written.rstrip())
-        if pair is None:
-            return None
-        key = pair[1]
-        if key in front.fields:
-            raise _Unfit(f"the key {key[:NAME_CHARS_MAX]!r} is there twice", line=line)
-        front.fields[key] = _line_value(pair[2] or "")
-        front.lines[key] = line
-    return front
-
-
-def _line_value(written: str) -> object:
-    """Undo quotes and lists in brackets where well-formed; take the rest as written."""
-    if not written.startswith(('"', "'", "[")):
-        return written or None
-    try:
-        _refuse_expansion(written)
-        return _loaded(written)
-    except (*_YAML_FAILURES, _Unfit):
-        return written
