@@ -32,7 +32,7 @@ request with an unknown one makes us look again no oftener."""
 NEW_KEY_WAIT_S = 1.5
 """How long an unknown key's request waits for the projection of a key just made."""
 
-_FORM = re.compile(r"^atk_live_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})$")
+_FORM = re.compile(r"atk_live_([0-9A-Za-z]{10})_([0-9A-Za-z]{43})_([0-9A-Za-z]{6})")
 
 
 class NewKey(NamedTuple):
@@ -60,7 +60,7 @@ def hash_key(pepper: bytes, text: str) -> str:
 
 def key_id_of(text: str) -> KeyId | None:
     """Read a key's id; None for what is no key at all."""
-    match = _FORM.match(text)
+    match = _FORM.fullmatch(text)
     if match is None or _checksum(text.rpartition("_")[0]) != match[3]:
         return None
     return KeyId(match[1])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from litestar import Litestar, Request
+from litestar import Litestar, Request, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
@@ -151,7 +151,10 @@ def _openapi() -> OpenAPIConfig:
         title="Automatos AI API",
         version="1.0.0",
         description=DESCRIPTION,
-        path=DOCS_PATH,
+        # Public: a browser that opens the page has no key to send.
+        openapi_router=Router(
+            DOCS_PATH, route_handlers=[], opt={PUBLIC: True}, include_in_schema=False
+        ),
         render_plugins=[
             SwaggerRenderPlugin(
                 path="/",

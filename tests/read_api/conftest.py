@@ -19,7 +19,7 @@ from infra.ids import new_uuid
 from infra.server import uvicorn_config
 from infra.settings import Settings
 
-TENANTS = 48
+TENANTS = 24
 """Workspaces made beforehand; every test takes one for itself."""
 
 WAIT_MAX_S = 30.0
@@ -155,14 +155,16 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 @asynccontextmanager
-async def serving(folder: Path, settings: Settings | None = None) -> AsyncIterator[Served]:
+async def serving(
+    folder: Path, settings: Settings | None = None, *, tenants: int = 1
+) -> AsyncIterator[Served]:
     settings = settings or Settings(data_dir=folder, llm_provider="offline")
     installation = build_installation(settings)
     listening = socket.create_server(("127.0.0.1", 0), backlog=2_048)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     app = build_app(installation, closing=lambda: server.should_exit or served.closing)
     served = Served(installation, app, url)
-    served.tenants = [await served.tenant() for _ in range(TENANTS)]
+    served.tenants = await asyncio.gather(*(served.tenant() for _ in range(tenants)))
     server = uvicorn.Server(uvicorn_config(app))
     task = asyncio.create_task(server.serve(sockets=[listening]))
 
@@ -181,7 +183,7 @@ async def serving(folder: Path, settings: Settings | None = None) -> AsyncIterat
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """Serve one installation to a module's tests, which tell themselves apart by workspace."""
-    async with serving(tmp_path_factory.mktemp("served")) as made:
+    async with serving(tmp_path_factory.mktemp("served"), tenants=TENANTS) as made:
         yield made
 
 

@@ -1,0 +1,150 @@
+"""The document tells the truth about the routes, and its page needs nobody else's server."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from litestar.routes import HTTPRoute
+
+from read_api.auth import PUBLIC
+from read_api.problems import MEDIA_TYPE, ON_COMMAND, ON_READING
+from tests.read_api.conftest import Served, assert_problem
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+VERBS = {"get", "post", "put", "delete"}
+PAGES = ("/docs", "/docs/openapi.json", "/docs/problems")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document(served: Served) -> Any:
+    return (await served.client().get("/docs/openapi.json")).json()
+
+
+def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
+    for path, item in document["paths"].items():
+        for verb in VERBS & set(item):
+            yield verb, path, item[verb]
+
+
+def routes(served: Served) -> Iterator[tuple[str, str, bool]]:
+    """Give each route's verb and path, and whether it is answered without a key."""
+    for route in served.app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                for verb in handler.http_methods & {verb.upper() for verb in VERBS}:
+                    path = re.sub(r":\w+}", "}", route.path_format)
+                    yield verb.lower(), path, bool(handler.opt.get(PUBLIC))
+
+
+async def test_every_route_but_the_docs_is_in_the_document(served: Served, document: Any) -> None:
+    served_routes = {(v, path) for v, path, _ in routes(served) if not path.startswith("/docs")}
+    assert served_routes == {(verb, path) for verb, path, _ in operations(document)}
+
+
+async def test_every_operation_has_a_summary_a_tag_and_an_id_of_its_own(document: Any) -> None:
+    ids: Counter[str] = Counter()
+    for verb, path, operation in operations(document):
+        assert operation["summary"], (verb, path)
+        assert operation["tags"], (verb, path)
+        ids[operation["operationId"]] += 1
+    assert [name for name, count in ids.items() if count > 1] == []
+
+
+async def test_the_document_is_openapi_3_1_with_no_reference_into_nothing(document: Any) -> None:
+    assert re.fullmatch(r"3\.1\.\d", document["openapi"])
+    assert document["info"]["title"]
+    assert document["info"]["version"]
+    schemas = document["components"]["schemas"]
+    for reference in _references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+    for verb, path, operation in operations(document):
+        holes = set(re.findall(r"{(\w+)}", path))
+        parameters = [(p["in"], p["name"]) for p in operation.get("parameters", [])]
+        assert {name for place, name in parameters if place == "path"} == holes, (verb, path)
+        assert len(set(parameters)) == len(parameters), (verb, path)
+        assert set(operation["responses"]) & {"200", "201", "202"}, (verb, path)
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for child in node.values():
+            yield from _references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _references(child)
+
+
+async def test_every_guarded_operation_documents_how_it_refuses(
+    served: Served, document: Any
+) -> None:
+    for verb, path, public in routes(served):
+        if public:
+            continue
+        responses = document["paths"][path][verb]["responses"]
+        for status in ON_READING if verb == "get" else ON_COMMAND:
+            content = responses[str(status)]["content"]
+            assert content == {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+
+
+async def test_commands_document_their_keys_and_conditions(document: Any) -> None:
+    for verb, path, operation in operations(document):
+        named = {parameter["name"] for parameter in operation.get("parameters", [])}
+        assert ({"Idempotency-Key", "If-Match"} <= named) == (verb != "get"), (verb, path)
+
+
+async def test_a_real_problem_has_the_documented_shape(served: Served, document: Any) -> None:
+    schema = document["components"]["schemas"]["ProblemBody"]
+    answer = await served.tenants[0].http.get("/api/agents?limit=0")
+    assert set(answer.json()) == set(schema["properties"]) == set(schema["required"])
+
+
+async def test_no_route_but_the_public_ones_is_answered_without_a_key(served: Served) -> None:
+    client = served.client()
+    guarded = 0
+    for verb, path, public in routes(served):
+        if public or path.startswith("/docs"):
+            continue
+        guarded += 1
+        answer = await client.request(verb, re.sub(r"{\w+}", "1", path))
+        assert_problem(answer, 401, "not_authenticated")
+    assert guarded > 20
+
+
+async def test_these_routes_are_public_and_no_others(served: Served) -> None:
+    client = served.client()
+    for path in ("/", "/health", *PAGES):
+        assert (await client.get(path)).status_code == 200, path
+    public = {path for _, path, public in routes(served) if public}
+    assert {path for path in public if not path.startswith("/docs")} == {"/", "/health"}
+
+
+async def test_the_docs_page_loads_from_here_only(served: Served) -> None:
+    client = served.client()
+    page = await client.get("/docs")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assets = re.findall(r'(?:src|href)=["\']([^"\']+)', page.text)
+    local = [asset for asset in assets if not asset.startswith("data:")]
+    assert len(local) == 3
+    for asset in local:
+        assert asset.startswith("/docs/assets/")
+        answer = await client.get(asset)
+        assert answer.status_code == 200, asset
+        assert answer.headers["content-type"].partition(";")[0] in {
+            "text/css",
+            "text/javascript",
+            "application/javascript",
+        }
+    assert re.findall(r"https?://[\w.]+", page.text) == []
+
+
+async def test_the_docs_assets_give_nothing_from_outside_their_folder(served: Served) -> None:
+    client = served.client()
+    for path in ("../__init__.py", "..%2f__init__.py", "%2e%2e/__init__.py", "/etc/passwd"):
+        answer = await client.get(f"/docs/assets/{path}")
+        assert answer.status_code == 404, path
