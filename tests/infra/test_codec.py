@@ -115,12 +115,6 @@ def test_an_event_with_a_personal_field_must_name_its_subject() -> None:
 
 
 @pytest.mark.parametrize("kind", PERSONAL)
-def test_the_subject_of_a_personal_event_is_one_of_its_plain_fields(kind: type[Event]) -> None:
-    assert kind.subject_field in kind.__struct_fields__
-    assert kind.subject_field not in personal_fields(kind)
-
-
-@pytest.mark.parametrize("kind", PERSONAL)
 @given(data=st.data())
 def test_a_personal_field_is_nowhere_in_the_stored_bytes(
     codec: Codec, vault: Vault, kind: type[Event], data: st.DataObject

@@ -298,7 +298,9 @@ async def test_a_disk_that_is_full_when_a_conflict_is_set_apart_stays_usable(
     await tag(store, ADA, 0, "a")
     with full(log):
         outcomes = await asyncio.gather(
-            tag(store, ADA, 0, "stale"), tag(store, BOB, 0, BIG), return_exceptions=True
+            tag(store, ADA, 0, "stale"),
+            append(store, blobs=[store.seal(ACME, BIG)]),
+            return_exceptions=True,
         )
         assert [type(outcome) for outcome in outcomes] == [StorageFull] * 2
     assert await tag(store, BOB, 0, BIG) == 2
