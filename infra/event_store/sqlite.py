@@ -280,7 +280,7 @@ class SqliteLog:
 
     def _rows(self, where: str, values: Sequence[str | int]) -> list[Stored]:
         statement = f"SELECT {_COLUMNS} FROM stored_events WHERE {where}"  # noqa: S608 our own text
-        return [Stored(*row) for row in self._reader().execute(statement, values)]
+        return list(map(Stored._make, self._reader().execute(statement, values)))
 
     def _reader(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
