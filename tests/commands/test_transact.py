@@ -154,9 +154,10 @@ async def test_another_version_than_the_newest_is_refused(writing: Writing, seen
 
 
 async def test_a_version_is_not_refused_for_what_another_process_wrote(writing: Writing) -> None:
-    other = Writing(beside=writing)
     await run(writing, note())
-    await run(other, note())
+    assert (await writing.store.load(AGENT, STREAM)).version == 1
+    await run(Writing(beside=writing), note())
+    assert (await writing.store.load(AGENT, STREAM)).version == 1
     assert (await run(writing, note(), writing.issued(if_version=2))).answer == Counted(3)
 
 
