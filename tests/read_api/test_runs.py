@@ -1,6 +1,5 @@
 """Runs on the wire, where they are called executions."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest_asyncio
 
 from infra.settings import Settings
 from tests.llm_server import Behaviour, LlmServer
-from tests.read_api.conftest import Served, Tenant, assert_problem, serving
+from tests.read_api.conftest import Served, Tenant, assert_problem, serving, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -130,7 +129,11 @@ async def test_a_cancelled_run_stays_cancelled_and_its_model_call_is_broken_off(
     body = {"input_data": {"topic": "x"}}
     started = await tenant.http.post(f"/api/workflows/{workflow['id']}/execute", json=body)
     path = f"/api/workflows/executions/{started.json()['id']}"
-    await asyncio.to_thread(models.wait_for_calls, 1)
+
+    async def asked() -> bool:
+        return len(models.calls) == 1
+
+    await until(asked)
     active = (await tenant.http.get("/api/workflows/active")).json()
     assert active["system_load"] == 15
     current = active["active_workflows"][0]["current_execution"]
@@ -145,7 +148,11 @@ async def test_a_cancelled_run_stays_cancelled_and_its_model_call_is_broken_off(
     run = (await tenant.http.get(path)).json()
     assert (run["status"], run["progress"]) == ("cancelled", 0)
     assert run["output_data"]["steps_completed"] == 0
-    await asyncio.to_thread(models.wait_for_aborts, 1)
+
+    async def broken_off() -> bool:
+        return len(models.log.aborted) == 1
+
+    await until(broken_off)
     again = await tenant.http.post(f"{path}/cancel")
     assert (again.status_code, again.json()) == (200, answer.json())
     recorded = [recorded.event.tag() for recorded in await patient.log(tenant)]
