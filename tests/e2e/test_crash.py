@@ -77,7 +77,10 @@ class Figures(msgspec.Struct, kw_only=True):
 
 @pytest.mark.parametrize(
     "kills",
-    [30, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(3_600)])],
+    [
+        pytest.param(30, marks=pytest.mark.timeout(900)),
+        pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(3_600)]),
+    ],
 )
 def test_no_kill_loses_what_was_acknowledged_or_repeats_a_call_whose_outcome_is_recorded(
     kills: int, tmp_path: Path, record_property: Callable[[str, object], None]
