@@ -206,6 +206,13 @@ async def test_importing_twice_registers_once(writing: Writing) -> None:
     assert await writing.recorded() == recorded
 
 
+async def test_a_file_that_only_moved_is_unchanged(writing: Writing) -> None:
+    first = await import_agent(writing, reviewer())
+    moved = msgspec.structs.replace(FILE, path="elsewhere/reviewer.md")
+    again = await import_agent(writing, msgspec.structs.replace(reviewer(), source=moved))
+    assert (again.agent_id, again.outcome) == (first.agent_id, "unchanged")
+
+
 async def test_a_file_that_changed_brings_its_agent_up_to_date(writing: Writing) -> None:
     first = await import_agent(writing, reviewer())
     await change(writing, ChangeAgent(agent_id=first.agent_id, changes=AgentChanges(name="Rita")))

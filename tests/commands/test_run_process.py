@@ -99,7 +99,7 @@ async def ended(task: asyncio.Task[datetime | None]) -> None:
 async def test_steps_are_taken_in_order_with_their_templates_filled(writing: Writing) -> None:
     run_id = await writing.run(
         await step(writing, "research", "About {input.topic} within {input.bounds}."),
-        await step(writing, "write", "Use {previous.output}, {{as it is}}."),
+        await step(writing, "write", "Use {previous.output}."),
         await step(writing, "check", "Compare {steps.research.output} with {steps.write.output}."),
         topic="bees {input.bounds}",
         bounds={"words": [1, 2]},
@@ -108,7 +108,7 @@ async def test_steps_are_taken_in_order_with_their_templates_filled(writing: Wri
     assert await advance(writing.process(models), run_id) is None
     assert models.prompts == [
         'About bees {input.bounds} within {"words":[1,2]}.',
-        "Use facts, {as it is}.",
+        "Use facts.",
         "Compare facts with {previous.output}.",
     ]
     assert await tags(writing, run_id) == STARTED + 3 * (ASKED + ANSWERED) + ["run_completed"]
@@ -139,6 +139,7 @@ async def test_the_agent_is_asked_as_it_is_now(writing: Writing) -> None:
     ]
     (asked,) = await requested(writing, run_id)
     assert asked.subject.agent_version == 2
+    assert (asked.asked_provider, asked.asked_model, asked.substituted) == (None, None, "")
 
 
 async def test_an_agent_without_a_model_is_given_the_default_one(writing: Writing) -> None:
@@ -586,6 +587,7 @@ async def test_a_run_cancelled_in_a_call_ends_at_once_and_the_call_is_metered(
     assert isinstance(failed, ModelCallFailed)
     assert failed.in_doubt
     assert (failed.kind, failed.error) == ("connection", "The run was cancelled.")
+    assert (process._calls, process._interrupted) == ({}, set())
 
 
 async def test_an_interruption_is_for_the_call_that_is_being_made(writing: Writing) -> None:
