@@ -202,11 +202,12 @@ class AgentCommands:
 
 
 def decide_change(state: AgentState, command: ChangeAgent) -> list[agents.AgentEvent]:
-    """Take every decision that a change asks for, each on what the one before left."""
+    """Take every decision that a change asks for; tags last told win over the configuration's."""
     agent_id = command.agent_id
     decided = list(agents.change(state, agent_id=agent_id, changes=command.changes))
     if command.tags is not UNSET:
-        decided += agents.tag(state, agent_id=agent_id, tags=command.tags)
+        changed = AGENT.fold(decided, state)
+        decided += agents.tag(changed, agent_id=agent_id, tags=command.tags)
     if command.model is not UNSET:
         decided += agents.configure_model(state, agent_id=agent_id, model=command.model)
     if command.status is not UNSET:

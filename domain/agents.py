@@ -92,32 +92,44 @@ class AgentChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class AgentRegistered(Event, frozen=True, kw_only=True, tag="agent_registered"):
+    """An agent came into being, with all it is told to be."""
+
     agent_id: AgentId
     profile: AgentProfile
 
 
 class AgentChanged(Event, frozen=True, kw_only=True, tag="agent_changed"):
+    """Parts of an agent's profile were given other values."""
+
     agent_id: AgentId
     changes: AgentChanges
 
 
 class AgentTagged(Event, frozen=True, kw_only=True, tag="agent_tagged"):
+    """An agent's tags were set, all of them anew."""
+
     agent_id: AgentId
     tags: tuple[str, ...]
 
 
 class AgentModelConfigured(Event, frozen=True, kw_only=True, tag="agent_model_configured"):
+    """An agent was given a model, or left to the installation's default."""
+
     agent_id: AgentId
     model: ModelConfig | None
 
 
 class AgentActivated(Event, frozen=True, kw_only=True, tag="agent_activated"):
+    """An agent was put into service."""
+
     agent_id: AgentId
 
 
 class AgentDeactivated(Event, frozen=True, kw_only=True, tag="agent_deactivated"):
-    """Attributes:
-    training: Taken out of service to be trained, which the wire calls `training`.
+    """An agent was taken out of service.
+
+    Attributes:
+        training: Taken out of service to be trained, which the wire calls `training`.
     """
 
     agent_id: AgentId
@@ -125,6 +137,8 @@ class AgentDeactivated(Event, frozen=True, kw_only=True, tag="agent_deactivated"
 
 
 class AgentArchived(Event, frozen=True, kw_only=True, tag="agent_archived"):
+    """An agent was put away for good; its history stays."""
+
     agent_id: AgentId
     reason: str = ""
 
@@ -220,15 +234,21 @@ def register(
 def change(
     state: AgentState, *, agent_id: AgentId, changes: AgentChanges
 ) -> tuple[AgentEvent, ...]:
-    """Change what differs. A configuration is merged key by key, as the original does."""
+    """Change what differs. A configuration is merged key by key, as the original does.
+
+    Tags that it holds, where the original kept them, become the agent's.
+    """
     profile = registered(state, agent_id).profile
+    tagged: tuple[AgentEvent, ...] = ()
     if isinstance(changes.configuration, dict):
         merged = {**profile.configuration, **changes.configuration}
+        if "tags" in merged:
+            tagged = tag(state, agent_id=agent_id, tags=merged.pop("tags"))
         changes = msgspec.structs.replace(changes, configuration=merged)
     changes = differing(changes, profile)
     if changes == AgentChanges():
-        return ()
-    return (AgentChanged(agent_id=agent_id, changes=changes),)
+        return tagged
+    return (AgentChanged(agent_id=agent_id, changes=changes), *tagged)
 
 
 def tag(state: AgentState, *, agent_id: AgentId, tags: object) -> tuple[AgentEvent, ...]:

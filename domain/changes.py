@@ -18,10 +18,12 @@ def differing(changes: C, known: msgspec.Struct) -> C:
 
 def applied(known: P, changes: msgspec.Struct) -> P:
     """Give what is known the values that a change sets."""
-    pairs = ((name, getattr(changes, name)) for name in changes.__struct_fields__)
-    return msgspec.structs.replace(
-        known, **{name: value for name, value in pairs if value is not UNSET}
-    )
+    given: dict[str, object] = {}
+    for name in changes.__struct_fields__:
+        value = getattr(changes, name)
+        if value is not UNSET:
+            given[name] = value
+    return msgspec.structs.replace(known, **given)
 
 
 def _same(change: object, known: object) -> bool:

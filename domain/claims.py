@@ -16,12 +16,16 @@ from domain.events import Aggregate, Event, StreamId, WorkspaceId
 
 
 class NameClaimed(Event, frozen=True, kw_only=True, tag="name_claimed"):
+    """A thing took a name that was free."""
+
     kind: str
     name: str
     holder: str
 
 
 class NameReleased(Event, frozen=True, kw_only=True, tag="name_released"):
+    """A thing gave its name back."""
+
     kind: str
     name: str
     holder: str

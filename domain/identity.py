@@ -20,15 +20,19 @@ class InstallationOpened(Event, frozen=True, kw_only=True, tag="installation_ope
 
 
 class WorkspaceCreated(Event, frozen=True, kw_only=True, tag="workspace_created"):
+    """A workspace came into being."""
+
     workspace_id: WorkspaceId
     name: str
 
 
 class ApiKeyCreated(Event, frozen=True, kw_only=True, tag="api_key_created"):
-    """Attributes:
-    holder: Whom the key was made for.
-    secret_hash: HMAC-SHA-256 of the whole key under the installation's pepper, hex.
-    last_four: Last characters of the secret, to tell keys apart by.
+    """A key that opens the workspace was made, and told once.
+
+    Attributes:
+        holder: Whom the key was made for.
+        secret_hash: HMAC-SHA-256 of the whole key under the installation's pepper, hex.
+        last_four: Last characters of the secret, to tell keys apart by.
     """
 
     subject_field: ClassVar[str] = "key_id"
@@ -41,6 +45,8 @@ class ApiKeyCreated(Event, frozen=True, kw_only=True, tag="api_key_created"):
 
 
 class ApiKeyRevoked(Event, frozen=True, kw_only=True, tag="api_key_revoked"):
+    """A key opens nothing any more."""
+
     key_id: KeyId
 
 

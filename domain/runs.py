@@ -43,10 +43,12 @@ RETRY_SPAN_MAX = timedelta(seconds=120)
 
 
 class RunStarted(Event, frozen=True, kw_only=True, tag="run_started"):
-    """Attributes:
-    execution_id: `exec-` and 12 hex digits: the run's name on the wire.
-    workflow_version: Stream version of the workflow whose steps are pinned here.
-    input: JSON object of the run's input.
+    """Somebody started a run; the workflow's steps are pinned as they were.
+
+    Attributes:
+        execution_id: `exec-` and 12 hex digits: the run's name on the wire.
+        workflow_version: Stream version of the workflow whose steps are pinned here.
+        input: JSON object of the run's input.
     """
 
     run_id: RunId
@@ -70,6 +72,8 @@ class StepStarted(Event, frozen=True, kw_only=True, tag="run_step_started"):
 
 
 class StepSucceeded(Event, frozen=True, kw_only=True, tag="run_step_succeeded"):
+    """A step's answer counts, and the run goes on to the next step."""
+
     run_id: RunId
     step: int
     attempt: int
@@ -77,8 +81,10 @@ class StepSucceeded(Event, frozen=True, kw_only=True, tag="run_step_succeeded"):
 
 
 class StepFailed(Event, frozen=True, kw_only=True, tag="run_step_failed"):
-    """Attributes:
-    retry_at: When the next try is due; None when there will be none.
+    """A try of a step came to nothing.
+
+    Attributes:
+        retry_at: When the next try is due; None when there will be none.
     """
 
     run_id: RunId
@@ -96,8 +102,10 @@ class StepSkipped(Event, frozen=True, kw_only=True, tag="run_step_skipped"):
 
 
 class RunCompleted(Event, frozen=True, kw_only=True, tag="run_completed"):
-    """Attributes:
-    output: Of the last step that succeeded; None when every step was skipped.
+    """The last step is done.
+
+    Attributes:
+        output: Of the last step that succeeded; None when every step was skipped.
     """
 
     run_id: RunId
@@ -105,12 +113,16 @@ class RunCompleted(Event, frozen=True, kw_only=True, tag="run_completed"):
 
 
 class RunFailed(Event, frozen=True, kw_only=True, tag="run_failed"):
+    """A step failed for good, and with it the run."""
+
     run_id: RunId
     step: int
     error: str
 
 
 class RunCancelled(Event, frozen=True, kw_only=True, tag="run_cancelled"):
+    """Somebody stopped the run."""
+
     run_id: RunId
     reason: str = ""
 

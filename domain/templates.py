@@ -12,7 +12,8 @@ import msgspec
 
 from domain.errors import Invalid
 
-_HOLE = re.compile(r"\{\{(?P<escaped>[^{}]*)\}\}|\{(?P<name>[A-Za-z_]\w*(?:\.[\w-]+)+)\}")
+_NAME = r"[A-Za-z_]\w*(?:\.[\w-]+)+"
+_HOLE = re.compile(rf"\{{\{{(?P<escaped>{_NAME})\}}\}}|\{{(?P<name>{_NAME})\}}")
 
 
 class Reference(msgspec.Struct, frozen=True):

@@ -53,10 +53,12 @@ class ModelCallRequested(Event, frozen=True, kw_only=True, tag="model_call_reque
 
 
 class ModelCallCompleted(Event, frozen=True, kw_only=True, tag="model_call_completed"):
-    """Attributes:
-    usage: The provider's own usage object, verbatim; None when it sent none.
-    cost: None when the price book did not know the model, or there was no usage.
-    latency_ms: Wall time of the call in milliseconds.
+    """The model answered, whole.
+
+    Attributes:
+        usage: The provider's own usage object, verbatim; None when it sent none.
+        cost: None when the price book did not know the model, or there was no usage.
+        latency_ms: Wall time of the call in milliseconds.
     """
 
     call_id: str
@@ -73,9 +75,11 @@ class ModelCallCompleted(Event, frozen=True, kw_only=True, tag="model_call_compl
 
 
 class ModelCallFailed(Event, frozen=True, kw_only=True, tag="model_call_failed"):
-    """Attributes:
-    in_doubt: The provider may have worked, and may bill, all the same.
-    partial: What had arrived of an answer that broke off.
+    """The model gave no whole answer.
+
+    Attributes:
+        in_doubt: The provider may have worked, and may bill, all the same.
+        partial: What had arrived of an answer that broke off.
     """
 
     call_id: str

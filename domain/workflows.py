@@ -77,22 +77,30 @@ class WorkflowChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class WorkflowDrafted(Event, frozen=True, kw_only=True, tag="workflow_drafted"):
+    """A workflow came into being, as a draft."""
+
     workflow_id: WorkflowId
     profile: WorkflowProfile
     steps: tuple[Step, ...]
 
 
 class WorkflowChanged(Event, frozen=True, kw_only=True, tag="workflow_changed"):
+    """Parts of a workflow's profile were given other values."""
+
     workflow_id: WorkflowId
     changes: WorkflowChanges
 
 
 class WorkflowStepsChanged(Event, frozen=True, kw_only=True, tag="workflow_steps_changed"):
+    """A workflow's steps were set, all of them anew."""
+
     workflow_id: WorkflowId
     steps: tuple[Step, ...]
 
 
 class WorkflowPublished(Event, frozen=True, kw_only=True, tag="workflow_published"):
+    """A workflow may be run."""
+
     workflow_id: WorkflowId
 
 
@@ -103,6 +111,8 @@ class WorkflowWithdrawn(Event, frozen=True, kw_only=True, tag="workflow_withdraw
 
 
 class WorkflowArchived(Event, frozen=True, kw_only=True, tag="workflow_archived"):
+    """A workflow was put away for good; its runs stay."""
+
     workflow_id: WorkflowId
     reason: str = ""
 

@@ -12,7 +12,7 @@ from domain.catalog import AnyEvent
 from domain.events import Recorded
 from infra.event_store.store import EventStore
 from infra.read_store import positions, projection_thread, will_pass
-from projections.projector import Projector, project
+from projections.projector import Projector, project, project_all
 
 BATCH_MAX = 500
 """Events projected in one transaction."""
@@ -119,6 +119,20 @@ class Follower:
         self._held_up = held_up
 
     def _project(self, going: Sequence[Projector], events: Sequence[Recorded[AnyEvent]]) -> None:
+        """Project into all read models in one transaction; apart, when one of them fails."""
+        try:
+            with self._engine.begin() as connection:
+                passed = project_all(connection, going, events)
+        except Exception as error:
+            if will_pass(error):
+                raise
+            self._project_apart(going, events)
+        else:
+            self._positions |= passed
+
+    def _project_apart(
+        self, going: Sequence[Projector], events: Sequence[Recorded[AnyEvent]]
+    ) -> None:
         for projector in going:
             try:
                 self._write(projector, events)

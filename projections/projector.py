@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
@@ -11,14 +12,18 @@ from sqlalchemy import (
     Connection,
     Integer,
     MetaData,
+    Select,
     Table,
     Text,
     and_,
+    bindparam,
     delete,
     select,
     tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded
@@ -36,6 +41,8 @@ checkpoints = Table(
     Column("global_position", BigInteger, nullable=False),
 )
 
+STATEMENTS_MAX = 128
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,11 +59,8 @@ class Rows:
     def get(self, *key: object) -> Row | None:
         """Read a row, to be changed in place and then put."""
         if key not in self._known:
-            where = [
-                self._table.c[name] == part for name, part in zip(self._keys, key, strict=True)
-            ]
-            found = self._connection.execute(select(self._table).where(and_(*where)))
-            row = found.mappings().first()
+            values = {f"key_{n}": part for n, part in enumerate(key)}
+            row = self._connection.execute(_by_key(self._table), values).mappings().first()
             self._known[key] = None if row is None else dict(row)
         return self._known[key]
 
@@ -81,16 +85,25 @@ class Rows:
             self._upsert(rows)
 
     def _upsert(self, rows: list[Row]) -> None:
-        dialect = postgresql if self._connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(self._table)
-        others = [c.name for c in self._table.columns if c.name not in self._keys]
-        self._connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=self._keys,
-                set_={name: statement.excluded[name] for name in others},
-            ),
-            rows,
-        )
+        self._connection.execute(_upsert(self._table, self._connection.dialect.name), rows)
+
+
+# Statements are made once per table: making one costs ten times what running it does.
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _by_key(table: Table) -> Select[Any]:
+    keys = enumerate(table.primary_key)
+    return select(table).where(and_(*(column == bindparam(f"key_{n}") for n, column in keys)))
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _upsert(table: Table, dialect: str) -> PostgresInsert | SqliteInsert:
+    keys = [column.name for column in table.primary_key]
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement: PostgresInsert | SqliteInsert = insert(table)
+    others = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=others)
 
 
 class Batch:
@@ -146,28 +159,52 @@ def move_checkpoint(
     connection: Connection, projector: str, position: int, partition: int = 0
 ) -> None:
     rows = Rows(connection, checkpoints)
-    rows.put({"projector": projector, "partition": partition, "global_position": position})
+    rows.put(_checkpoint_row(projector, position, partition))
     rows.flush()
 
 
 def project(
     connection: Connection, projector: Projector, events: Sequence[Recorded[AnyEvent]]
 ) -> int:
-    """Project what is new of some events; tell the position then passed.
+    """Project what is new of some events; tell the position then passed."""
+    return project_all(connection, [projector], events)[projector.name]
 
-    Call it in a transaction of its own: checkpoint and rows move together, so
+
+def project_all(
+    connection: Connection,
+    projectors: Sequence[Projector],
+    events: Sequence[Recorded[AnyEvent]],
+) -> dict[str, int]:
+    """Project into several read models what is new to each; tell the positions then passed.
+
+    Call it in a transaction of its own: checkpoints and rows move together, so
     an event that comes again finds the checkpoint past it and is dropped.
     """
-    at = checkpoint(connection, projector.name)
-    new = [recorded for recorded in events if recorded.global_position > at]
-    if not new:
-        return at
-    batch = Batch(connection)
-    for recorded in new:
-        projector.project(recorded, batch)
-    batch.flush()
-    move_checkpoint(connection, projector.name, new[-1].global_position)
-    return new[-1].global_position
+    passed = dict.fromkeys((p.name for p in projectors), 0)
+    passed |= dict(iter(connection.execute(_CHECKPOINTS, {"names": list(passed)}).tuples()))
+    moved = Rows(connection, checkpoints)
+    for projector in projectors:
+        new = [r for r in events if r.global_position > passed[projector.name]]
+        if not new:
+            continue
+        batch = Batch(connection)
+        for recorded in new:
+            projector.project(recorded, batch)
+        batch.flush()
+        passed[projector.name] = new[-1].global_position
+        moved.put(_checkpoint_row(projector.name, new[-1].global_position))
+    moved.flush()
+    return passed
+
+
+_CHECKPOINTS = select(checkpoints.c.projector, checkpoints.c.global_position).where(
+    checkpoints.c.partition == 0,
+    checkpoints.c.projector.in_(bindparam("names", expanding=True)),
+)
+
+
+def _checkpoint_row(projector: str, position: int, partition: int = 0) -> Row:
+    return {"projector": projector, "partition": partition, "global_position": position}
 
 
 def micros(moment: datetime) -> int:

@@ -89,6 +89,13 @@ def test_a_configuration_is_merged_key_by_key() -> None:
     )
 
 
+def test_tags_in_a_changed_configuration_become_the_agents() -> None:
+    changes = AgentChanges(configuration={"tags": "Ops"})
+    given(AGENT, REGISTERED).when(agents.change, agent_id=ADA, changes=changes).then(
+        AgentTagged(agent_id=ADA, tags=("Ops",))
+    )
+
+
 def test_a_description_can_be_taken_away() -> None:
     described = AgentChanged(agent_id=ADA, changes=AgentChanges(description="Reviews"))
     taken = AgentChanged(agent_id=ADA, changes=AgentChanges(description=None))
