@@ -139,8 +139,7 @@ class EventStore:
         if not self._gathering:
             asyncio.get_running_loop().call_soon(self._submit)
         self._gathering.append(waiting)
-        # Shielded: a caller who goes away does not undo what may be on its way to the disk.
-        positions = await asyncio.shield(future)
+        positions = await future
         return positions[-1] if positions else None
 
     def _new_rows(self, write: Write, metadata: Metadata) -> list[NewRow]:
@@ -170,15 +169,19 @@ class EventStore:
 
     def _delivered(self, gathered: list[_Waiting], written: list[Written]) -> None:
         for waiting, fate in zip(gathered, written, strict=True):
+            if not isinstance(fate, Exception):
+                self._fold_in(waiting)
+                if fate:
+                    self._move_head(waiting.metadata.workspace_id, fate[-1])
+            # A caller who has gone away undoes nothing; it only is not told.
+            if waiting.future.done():
+                continue
             if isinstance(fate, Exception):
                 waiting.future.set_exception(fate)
-                # Retrieved here, in case the caller has gone away.
+                # Retrieved here, in case the caller goes away before it is told.
                 waiting.future.exception()
-                continue
-            self._fold_in(waiting)
-            if fate:
-                self._move_head(waiting.metadata.workspace_id, fate[-1])
-            waiting.future.set_result(fate)
+            else:
+                waiting.future.set_result(fate)
         self._wake()
 
     def _fold_in(self, waiting: _Waiting) -> None:
