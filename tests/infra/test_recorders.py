@@ -1,5 +1,6 @@
 """The `eventsourcing` package's own test classes, unmodified, on our recorders."""
 
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -19,6 +20,9 @@ from infra.event_store.sqlite import SqliteLog
 
 NON_INTERLEAVING_REPEATS = 50
 
+WAIT_MAX_S = 30.0
+"""Longer than a reader takes to notice that it is to stop."""
+
 
 class OnSqlite:
     """A log in a file of its own per test, closed with it."""
@@ -30,8 +34,12 @@ class OnSqlite:
         path = Path(self._folder.name) / "events.db"
         self._log = SqliteLog(path)
         self._datastore = SQLiteDatastore(str(path), originator_id_type="text")
+        self._threads = set(threading.enumerate())
 
     def tearDown(self) -> None:
+        # The package's tests leave threads reading: a connection closed under them is a crash.
+        for thread in set(threading.enumerate()) - self._threads:
+            thread.join(WAIT_MAX_S)
         self._datastore.close()
         self._log.close()
         self._folder.cleanup()
