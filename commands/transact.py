@@ -327,12 +327,12 @@ class Transactions:
             if fresh:
                 raise
             return await self._attempt(decide, issued, fresh=True)
-        if not transaction.writes and issued.fingerprint is None:
+        writes = transaction.writes
+        if not writes and issued.fingerprint is None:
             return Outcome(answer, None)
-        metadata = transaction.metadata
         position = await self.store.append(
-            transaction.writes,
-            metadata,
+            writes,
+            transaction.metadata,
             command=_command(issued, answer),
             blobs=transaction.blobs,
         )

@@ -10,6 +10,7 @@ import hmac
 import re
 import secrets
 import zlib
+from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple
 
@@ -83,15 +84,29 @@ class KeyRing:
         self._follower = follower
         self._pepper = pepper
         self._known: dict[KeyId, KeyRow] = {}
+        self._verified: dict[bytes, Principal] = {}
         self._loaded_at = float("-inf")
         self._missed_at = float("-inf")
         self._looking = asyncio.Lock()
 
     async def principal(self, key: str) -> Principal | None:
+        digest = sha256(key.encode()).digest()
+        known = self._verified.get(digest)
+        if known is not None and not self._is_old():
+            return known
+        principal = await self._verify(key)
+        if principal is not None:
+            self._verified[digest] = principal
+        return principal
+
+    def _is_old(self) -> bool:
+        return monotonic() - self._loaded_at >= RELOAD_S
+
+    async def _verify(self, key: str) -> Principal | None:
         key_id = key_id_of(key)
         if key_id is None:
             return None
-        if monotonic() - self._loaded_at >= RELOAD_S:
+        if self._is_old():
             await self._load()
         row = self._known.get(key_id) or await self._look_again(key_id)
         # A key that is not known takes the same time to be refused.
@@ -104,6 +119,7 @@ class KeyRing:
         rows = await self._reads.ask(valid_keys)
         self._known = {row.key_id: row for row in rows}
         self._loaded_at = monotonic()
+        self._verified = {}
 
     async def _look_again(self, key_id: KeyId) -> KeyRow | None:
         """Wait for a key that another process has just made; bounded, and one look for all."""

@@ -35,7 +35,8 @@ from projections.projector import Projector
 from projections.runs import DueRunsProjector, RunsProjector
 from projections.usage import UsageProjector
 from projections.workflows import WorkflowsProjector
-from read_api.app import Commands, Edges, create_app
+from read_api.app import Edges, create_app
+from read_api.asked import Commands
 from read_api.auth import Circumstances
 from read_api.view import Ports
 

@@ -181,7 +181,8 @@ def project_all(
     an event that comes again finds the checkpoint past it and is dropped.
     """
     passed = dict.fromkeys((p.name for p in projectors), 0)
-    passed |= dict(iter(connection.execute(_CHECKPOINTS, {"names": list(passed)}).tuples()))
+    for name, position in connection.execute(_CHECKPOINTS, {"names": list(passed)}):
+        passed[name] = position
     moved = Rows(connection, checkpoints)
     for projector in projectors:
         new = [r for r in events if r.global_position > passed[projector.name]]

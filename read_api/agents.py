@@ -35,6 +35,7 @@ from projections.agents import AgentFilter, AgentRow, agent, agent_counts, agent
 from projections.runs import AgentWork, work_of_agents
 from projections.usage import AgentUsage, usage_of_agents
 from read_api.accepted import accepted
+from read_api.asked import ApiRequest
 from read_api.errors import missing
 from read_api.view import EntityId, View
 
@@ -196,10 +197,11 @@ class AgentController(Controller):
     async def register(
         self,
         data: JSONBody[NewAgent],
-        agent_commands: NamedDependency[AgentCommands],
-        issued: NamedDependency[Issued],
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[AgentBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
         _refuse_unknown_parts(data)
         outcome = await agent_commands.register(RegisterAgent(profile=_profile(data)), issued)
         answer = outcome.answer
@@ -208,11 +210,12 @@ class AgentController(Controller):
     @get("/", summary="List agents, newest first")
     async def list_agents(
         self,
-        view: NamedDependency[View],
+        request: ApiRequest,
         wanted: NamedDependency[AgentFilter],
         skip: Skip = 0,
         limit: Limit = 100,
     ) -> Response[list[AgentBody]]:
+        view = request.view
         await view.fresh("agents", "runs", "usage")
         rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
         bodies = await _bodies(view, rows)
@@ -221,10 +224,11 @@ class AgentController(Controller):
     @get("/available", summary="List agents that can be given work")
     async def available(
         self,
-        view: NamedDependency[View],
+        request: ApiRequest,
         skip: Skip = 0,
         limit: Limit = 100,
     ) -> Response[list[AgentBody]]:
+        view = request.view
         await view.fresh("agents", "runs", "usage")
         wanted = AgentFilter(status="active")
         rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
@@ -238,8 +242,9 @@ class AgentController(Controller):
     @get("/stats", summary="Count agents")
     async def stats(
         self,
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[StatsBody]:
+        view = request.view
         await view.fresh("agents")
         counts = await view.ask(agent_counts)
         body = StatsBody(
@@ -255,8 +260,9 @@ class AgentController(Controller):
     async def read(
         self,
         agent_id: EntityId,
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[AgentBody]:
+        view = request.view
         await view.fresh("agents", "runs", "usage")
         row = await _found(view, agent_id)
         (body,) = await _bodies(view, [row])
@@ -267,10 +273,11 @@ class AgentController(Controller):
         self,
         agent_id: EntityId,
         data: JSONBody[AgentUpdate],
-        agent_commands: NamedDependency[AgentCommands],
-        issued: NamedDependency[Issued],
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[AgentBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
         _refuse_unknown_parts(data)
         outcome = await agent_commands.change(_change(AgentId(agent_id), data), issued)
         answer = outcome.answer
@@ -283,9 +290,10 @@ class AgentController(Controller):
     async def archive(
         self,
         agent_id: EntityId,
-        agent_commands: NamedDependency[AgentCommands],
-        issued: NamedDependency[Issued],
+        request: ApiRequest,
     ) -> Response[Message]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
         command = ArchiveAgent(agent_id=AgentId(agent_id))
         outcome = await agent_commands.archive(command, issued)
         message = Message(f"Agent {outcome.answer.name} deleted successfully")
@@ -295,8 +303,9 @@ class AgentController(Controller):
     async def status(
         self,
         agent_id: EntityId,
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[StatusBody]:
+        view = request.view
         await view.fresh("agents")
         row = await _found(view, agent_id)
         body = StatusBody(
@@ -311,8 +320,9 @@ class AgentController(Controller):
     async def model_config(
         self,
         agent_id: EntityId,
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[ModelConfigBody]:
+        view = request.view
         await view.fresh("agents", "usage")
         row = await _found(view, agent_id)
         used = await view.ask(usage_of_agents, [agent_id])
@@ -329,10 +339,11 @@ class AgentController(Controller):
         self,
         agent_id: EntityId,
         data: JSONBody[NewModelConfig],
-        agent_commands: NamedDependency[AgentCommands],
-        issued: NamedDependency[Issued],
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[ModelConfigBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
         command = ChangeAgent(agent_id=AgentId(agent_id), model=data.known())
         return await _configured(command, agent_commands, issued, view)
 
@@ -341,10 +352,11 @@ class AgentController(Controller):
         self,
         agent_id: EntityId,
         data: JSONBody[SwitchedModel],
-        agent_commands: NamedDependency[AgentCommands],
-        issued: NamedDependency[Issued],
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[ModelConfigBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
         await view.fresh("agents")
         row = await _found(view, agent_id)
         known = row.profile.model or view.default_model
@@ -357,8 +369,9 @@ class AgentController(Controller):
     async def model_usage(
         self,
         agent_id: EntityId,
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[ModelUsageBody]:
+        view = request.view
         await view.fresh("agents", "usage")
         row = await _found(view, agent_id)
         used = await view.ask(usage_of_agents, [agent_id])

@@ -16,22 +16,18 @@ from litestar.static_files import (
     create_static_files_router,  # pyright: ignore[reportUnknownVariableType] its PathLike
 )
 
-from commands.agents import AgentCommands
-from commands.runs import RunCommands
-from commands.workflows import WorkflowCommands
 from read_api import agents, events, workflows
 from read_api.agents import AgentController
-from read_api.auth import PUBLIC, KeyReader, guard, provide_issued, provide_principal
-from read_api.bodies import StrictRequest
+from read_api.asked import ApiRequest, Commands
+from read_api.auth import PUBLIC, KeyReader, guard
 from read_api.edge import DOCS_PATH, edge
 from read_api.errors import problem_details, unexpected
 from read_api.events import EventController
 from read_api.health import health, overview
 from read_api.problems import documented_problems, problems_page
-from read_api.reads import EventLog
 from read_api.runs import ExecutionController
 from read_api.usage import UsageController
-from read_api.view import Ports, provide_view
+from read_api.view import Ports
 from read_api.workflows import WorkflowController
 
 DESCRIPTION = """\
@@ -43,12 +39,6 @@ people, a `code` for programs and a JSON pointer to the fault.
 - `X-Event-Position` on answers, `Min-Position` on requests: read what you wrote.
 - `/api/events/stream`: Server-Sent Events, resumable with `Last-Event-ID`.
 """
-
-
-class Commands(msgspec.Struct, frozen=True, kw_only=True):
-    agents: AgentCommands
-    workflows: WorkflowCommands
-    runs: RunCommands
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,9 +79,9 @@ def create_app(
                 path=f"{DOCS_PATH}/assets", directories=[edges.docs_assets], opt={PUBLIC: True}
             ),
         ],
-        dependencies=_dependencies(ports, commands, edges),
-        guards=[guard],
-        request_class=StrictRequest,
+        dependencies=_dependencies(ports, edges),
+        middleware=[guard],
+        request_class=ApiRequest,
         request_max_body_size=edges.body_max,
         plugins=[problem_details, documented_problems],
         exception_handlers={500: unexpected, Exception: _any},
@@ -99,8 +89,9 @@ def create_app(
         state=State(
             {
                 "ports": ports,
+                "commands": commands,
                 "key_reader": edges.key_reader,
-                "circumstances": ports.circumstances,
+                "closing": edges.closing,
             }
         ),
         on_startup=list(on_startup),
@@ -118,22 +109,10 @@ def _any(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ANN
     return unexpected(request, error)
 
 
-def _dependencies(ports: Ports, commands: Commands, edges: Edges) -> dict[str, Provide]:
-    def fixed(value: object) -> Provide:
-        return Provide(lambda: value, sync_to_thread=False)
-
-    event_log: EventLog = ports.log
+def _dependencies(ports: Ports, edges: Edges) -> dict[str, Provide]:
     return {
-        "ports": fixed(ports),
-        "event_log": fixed(event_log),
-        "closing": fixed(edges.closing),
-        "projector_names": fixed(edges.projector_names),
-        "agent_commands": fixed(commands.agents),
-        "workflow_commands": fixed(commands.workflows),
-        "run_commands": fixed(commands.runs),
-        "principal": Provide(provide_principal, sync_to_thread=False),
-        "issued": Provide(provide_issued),
-        "view": Provide(provide_view, sync_to_thread=False),
+        "ports": Provide(lambda: ports, sync_to_thread=False),
+        "projector_names": Provide(lambda: edges.projector_names, sync_to_thread=False),
     }
 
 

@@ -2,30 +2,40 @@
 
 import re
 from collections.abc import Callable
+from secrets import token_hex
 from time import perf_counter
-from uuid import uuid4
 
 import structlog
-from litestar.datastructures import MutableScopeHeaders
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 """A foreign request id in any other form is replaced: it would end up in logs."""
 
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
+REQUEST_ID_BYTES = 6
+"""Spelled as 12 hex digits, the original's form."""
+
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+]
 API_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; frame-ancestors 'none'"
 )
 DOCS_PATH = "/docs"
+
+OF_API = [
+    *SECURITY_HEADERS,
+    (b"content-security-policy", API_POLICY.encode()),
+    (b"cache-control", b"no-store"),
+]
+OF_DOCS = [*SECURITY_HEADERS, (b"content-security-policy", DOCS_POLICY.encode())]
+REPLACED = frozenset({b"cache-control"})
 
 log = structlog.get_logger("access")
 
@@ -46,17 +56,12 @@ def edge(app: ASGIApp) -> ASGIApp:
 
 def _finishing(scope: Scope, send: Send, request_id: str, clock: Callable[[], float]) -> Send:
     began = clock()
-    of_docs = scope["path"].startswith(DOCS_PATH)
+    fixed = OF_DOCS if scope["path"].startswith(DOCS_PATH) else OF_API
 
     async def finish(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableScopeHeaders.from_message(message)
-            headers["X-Request-ID"] = request_id
-            headers["Content-Security-Policy"] = DOCS_POLICY if of_docs else API_POLICY
-            if not of_docs:
-                headers["Cache-Control"] = "no-store"
-            for name, value in SECURITY_HEADERS.items():
-                headers[name] = value
+            own = [h for h in message["headers"] if fixed is OF_DOCS or h[0] not in REPLACED]
+            message["headers"] = [*own, (b"x-request-id", request_id.encode()), *fixed]
             log.debug(
                 "request",
                 method=scope["method"],  # type: ignore[typeddict-item]
@@ -74,4 +79,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.match(value):
             return value.decode()
-    return uuid4().hex[:12]
+    return token_hex(REQUEST_ID_BYTES)

@@ -15,6 +15,7 @@ from litestar.response import Stream
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
 from domain.events import Recorded, StreamId
+from read_api.asked import ApiRequest
 from read_api.auth import Principal
 from read_api.errors import BadCursor, BadParameter
 from read_api.reads import EventLog
@@ -89,18 +90,18 @@ class EventController(Controller):
     @get("/", summary="Page through the workspace's events, oldest first")
     async def page(
         self,
-        principal: NamedDependency[Principal],
-        event_log: NamedDependency[EventLog],
+        request: ApiRequest,
         wanted: NamedDependency[EventFilter],
         cursor: Cursor = None,
         limit: Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)] = 100,
-        *,
-        request: Request[Any, Any, Any],
     ) -> Response[EventPage]:
+        principal = request.principal
+        event_log = request.ports.log
+        # Read first, so that whoever goes on from it misses nothing appended meanwhile.
+        head = await event_log.head()
         found, passed, ended = await _scan(
             event_log, principal, wanted, after=_position(cursor, "/query/cursor"), limit=limit
         )
-        head = await event_log.head()
         body = EventPage(
             items=[event_body(recorded) for recorded in found],
             next_cursor=None if ended else str(passed),
@@ -118,19 +119,19 @@ class EventController(Controller):
     )
     async def stream(
         self,
-        principal: NamedDependency[Principal],
-        event_log: NamedDependency[EventLog],
-        closing: NamedDependency[Callable[[], bool]],
+        request: ApiRequest,
         wanted: NamedDependency[EventFilter],
         after: Cursor = None,
         last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
     ) -> Stream:
         """Send what comes after `Last-Event-ID`, else after `after`, else from the beginning."""
+        principal = request.principal
+        event_log = request.ports.log
         if last_event_id:
             begin = _position(last_event_id, "/header/Last-Event-ID")
         else:
             begin = _position(after, "/query/after")
-        frames = follow(event_log, principal, wanted, after=begin, closing=closing)
+        frames = follow(event_log, principal, wanted, after=begin, closing=request.closing)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return Stream(frames, media_type="text/event-stream", headers=headers)
 

@@ -1,5 +1,6 @@
 """What the documentation says of problems: a page on their types, and where they may come."""
 
+from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
 
@@ -7,6 +8,7 @@ import msgspec
 from litestar import MediaType, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIType, Operation, Parameter, Schema
 from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 
@@ -15,8 +17,9 @@ import domain.errors
 from commands.transact import CommandError
 from domain.errors import DomainError
 from read_api import errors
-from read_api.auth import PUBLIC
+from read_api.auth import IDEMPOTENCY_KEY_HEADER, IF_MATCH_HEADER, PUBLIC
 from read_api.errors import ApiError
+from read_api.view import MIN_POSITION_HEADER
 
 _OTHERS = {
     "no_such_route": "No route has this path.",
@@ -57,14 +60,39 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
     errors: list[Fault]
 
 
+@dataclass
+class Query(Operation):
+    """A route that reads: every one of them takes Min-Position."""
+
+    def __post_init__(self) -> None:
+        _add(self, MIN_POSITION_HEADER, "An X-Event-Position the answer should hold, or be X-Stale")
+
+
+@dataclass
+class Command(Operation):
+    """A route that commands: every one of them takes Idempotency-Key and If-Match."""
+
+    def __post_init__(self) -> None:
+        _add(self, IDEMPOTENCY_KEY_HEADER, "8 to 128 letters, digits, _ or -: to repeat it safely")
+        _add(self, IF_MATCH_HEADER, "The ETag of what you saw: 412 if it has changed since")
+
+
+def _add(operation: Operation, name: str, description: str) -> None:
+    text = Schema(type=OpenAPIType.STRING)
+    header = Parameter(name=name, param_in="header", schema=text, description=description)
+    operation.parameters = [*(operation.parameters or []), header]
+
+
 class _DocumentedProblems(ReceiveRoutePlugin):
-    """Tells in the OpenAPI document how each route refuses."""
+    """Tells in the OpenAPI document how each route refuses, and which headers it reads."""
 
     def receive_route(self, route: BaseRoute) -> None:
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
                 if not handler.opt.get(PUBLIC):
                     handler.responses = _refusals(handler)
+                    reads = "GET" in handler.http_methods
+                    handler.operation_class = Query if reads else Command
 
 
 documented_problems = _DocumentedProblems()

@@ -5,11 +5,9 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Response, get, post
-from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
-from commands.runs import CancelRun, RunCommands
-from commands.transact import Issued
+from commands.runs import CancelRun
 from domain.events import JsonObject
 from domain.runs import RunId, RunStatus
 from projections.agents import agent_names
@@ -24,6 +22,7 @@ from projections.runs import (
     steps_of,
 )
 from read_api.accepted import accepted
+from read_api.asked import ApiRequest
 from read_api.errors import missing
 from read_api.view import ID_MAX, View
 
@@ -113,12 +112,13 @@ class ExecutionController(Controller):
     @get("/", summary="List executions, newest first")
     async def list_executions(
         self,
-        view: NamedDependency[View],
+        request: ApiRequest,
         workflow_id: Annotated[int | None, QueryParameter(ge=1, le=ID_MAX)] = None,
         status: Annotated[RunStatus | None, QueryParameter()] = None,
         skip: Skip = 0,
         limit: Limit = 50,
     ) -> Response[ExecutionPage]:
+        view = request.view
         await view.fresh("runs")
         wanted = RunFilter(workflow_id=workflow_id, status=status)
         rows, total = await view.ask(run_page, wanted, skip=skip, limit=limit)
@@ -127,8 +127,9 @@ class ExecutionController(Controller):
 
     @get("/{execution_id:str}", summary="Read an execution with the timeline of its steps")
     async def read(
-        self, execution_id: FromPath[str], view: NamedDependency[View]
+        self, execution_id: FromPath[str], request: ApiRequest
     ) -> Response[ExecutionBody]:
+        view = request.view
         await view.fresh("runs", "agents")
         row = await _found(view, execution_id)
         steps = await view.ask(steps_of, row.run_id)
@@ -146,10 +147,11 @@ class ExecutionController(Controller):
     async def cancel(
         self,
         execution_id: FromPath[str],
-        view: NamedDependency[View],
-        run_commands: NamedDependency[RunCommands],
-        issued: NamedDependency[Issued],
+        request: ApiRequest,
     ) -> Response[Cancelled]:
+        run_commands = request.commands.runs
+        issued = await request.issued()
+        view = request.view
         run_id = await _run_id(view, execution_id)
         outcome = await run_commands.cancel(CancelRun(run_id=run_id), issued)
         body = Cancelled(status="cancelled", execution_id=run_id, message="Execution cancelled")

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, get
-from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from projections.agents import agent_names
 from projections.usage import DailyUsage, usage_since
+from read_api.asked import ApiRequest
 from read_api.runs import decimal_usd
-from read_api.view import View
 
 DAYS_DEFAULT = timedelta(days=30)
 ROWS_MAX = 10_000
@@ -67,11 +66,12 @@ class UsageController(Controller):
     @get("/", summary="Usage by day, agent, model and workflow")
     async def by_day(
         self,
-        view: NamedDependency[View],
+        request: ApiRequest,
         since: Annotated[
             date | None, QueryParameter(description="UTC; 30 days ago if not set")
         ] = None,
     ) -> Response[UsageBody]:
+        view = request.view
         await view.fresh("usage", "agents")
         first = since or (view.now() - DAYS_DEFAULT).date()
         rows = await view.ask(usage_since, first, limit=ROWS_MAX)

@@ -7,11 +7,12 @@ passed the workspace's newest write.
 import re
 from collections.abc import Callable
 from datetime import datetime
+from time import monotonic
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
-from litestar import Request, Response
-from litestar.params import HeaderParameter, PathParameter
+from litestar import Response
+from litestar.params import PathParameter
 from sqlalchemy import Connection
 
 from domain.agents import ModelConfig
@@ -30,16 +31,9 @@ ID_MAX = 2**63 - 1
 
 POSITION = re.compile(r"[0-9]{1,18}")
 
-MinPosition = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Min-Position",
-        description="An X-Event-Position: the answer holds everything up to it, or is X-Stale.",
-    ),
-]
-
-
 EntityId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
+
+MIN_POSITION_HEADER = "Min-Position"
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,23 +54,34 @@ class View:
     """The workspace of a verified principal: every query goes through it, and so carries it.
 
     Args:
-        minimum: Position the caller asks for, if any.
+        min_position: The position the caller asks for, as the header spells it.
+
+    Raises:
+        BadHeader: `min_position` is none.
     """
 
-    def __init__(self, ports: Ports, principal: Principal, minimum: int = 0) -> None:
+    def __init__(self, ports: Ports, principal: Principal, min_position: str | None = None) -> None:
+        if min_position is not None and not POSITION.fullmatch(min_position):
+            raise BadHeader(
+                "Min-Position is a position: a whole number.", f"/header/{MIN_POSITION_HEADER}"
+            )
         self._ports = ports
         self.workspace_id: WorkspaceId = principal.workspace_id
-        self._minimum = minimum
+        self._minimum = int(min_position or 0)
         self._positions: list[int] = []
         self._stale = False
 
     async def fresh(self, *projectors: str) -> None:
-        """Wait for read models to pass the workspace's newest write and what the caller names."""
+        """Wait for read models to pass the workspace's newest write and what the caller names.
+
+        One bound for all of them together.
+        """
         progress = self._ports.progress
         wanted = max(self._ports.log.last_write(self.workspace_id), self._minimum)
+        deadline = monotonic() + WAIT_MAX_S
         for projector in projectors:
             fresh = progress.position(projector) >= wanted or await progress.wait(
-                projector, wanted, timeout_s=WAIT_MAX_S
+                projector, wanted, timeout_s=deadline - monotonic()
             )
             self._stale = self._stale or not fresh
             self._positions.append(progress.position(projector))
@@ -105,14 +110,3 @@ class View:
         if self._stale:
             headers["X-Stale"] = "true"
         return Response(body, headers=headers)
-
-
-def provide_view(request: Request[Any, Any, Any], min_position: MinPosition = None) -> View:
-    """Bind a view to the request's principal.
-
-    Raises:
-        BadHeader: Min-Position is not a position.
-    """
-    if min_position is not None and not POSITION.fullmatch(min_position):
-        raise BadHeader("Min-Position is a position: a whole number.", "/header/Min-Position")
-    return View(request.app.state.ports, request.scope["auth"], int(min_position or 0))

@@ -9,8 +9,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, UnsetType
 
-from commands.runs import RunCommands, StartRun
-from commands.transact import Issued
+from commands.runs import StartRun
 from commands.workflows import (
     RETRIES_MAX,
     STEPS_MAX,
@@ -20,7 +19,6 @@ from commands.workflows import (
     DuplicateWorkflow,
     Name,
     WorkflowAnswer,
-    WorkflowCommands,
 )
 from domain.events import JsonObject
 from domain.workflows import (
@@ -41,6 +39,7 @@ from projections.workflows import (
     workflow_page,
 )
 from read_api.accepted import accepted
+from read_api.asked import ApiRequest
 from read_api.errors import missing
 from read_api.view import EntityId, View
 
@@ -247,9 +246,10 @@ class WorkflowController(Controller):
     async def draft(
         self,
         data: JSONBody[NewWorkflow],
-        workflow_commands: NamedDependency[WorkflowCommands],
-        issued: NamedDependency[Issued],
+        request: ApiRequest,
     ) -> Response[Drafted]:
+        workflow_commands = request.commands.workflows
+        issued = await request.issued()
         command = DraftWorkflow(
             profile=_profile(data), steps=_steps(data.steps), publish=data.is_active
         )
@@ -259,17 +259,19 @@ class WorkflowController(Controller):
     @get("/", summary="List workflows, newest update first")
     async def list_workflows(
         self,
-        view: NamedDependency[View],
+        request: ApiRequest,
         wanted: NamedDependency[WorkflowFilter],
         skip: Skip = 0,
         limit: Limit = 50,
     ) -> Response[WorkflowPage]:
+        view = request.view
         await view.fresh("workflows")
         rows, total = await view.ask(workflow_page, wanted, skip=skip, limit=limit)
         return view.response(WorkflowPage(items=[_item(row) for row in rows], total=total))
 
     @get("/active", summary="What is going on: published workflows and their newest runs")
-    async def active(self, view: NamedDependency[View]) -> Response[ActiveBody]:
+    async def active(self, request: ApiRequest) -> Response[ActiveBody]:
+        view = request.view
         await view.fresh("workflows", "runs")
         wanted = WorkflowFilter(status="active")
         rows, total = await view.ask(workflow_page, wanted, skip=0, limit=ACTIVE_MAX)
@@ -286,14 +288,14 @@ class WorkflowController(Controller):
         return view.response(body)
 
     @get("/stats/dashboard", summary="Counts of workflows and runs")
-    async def dashboard(self, view: NamedDependency[View]) -> Response[JsonObject]:
+    async def dashboard(self, request: ApiRequest) -> Response[JsonObject]:
+        view = request.view
         await view.fresh("workflows", "runs")
         return view.response(await _dashboard(view))
 
     @get("/{workflow_id:int}", summary="Read a workflow")
-    async def read(
-        self, workflow_id: EntityId, view: NamedDependency[View]
-    ) -> Response[WorkflowBody]:
+    async def read(self, workflow_id: EntityId, request: ApiRequest) -> Response[WorkflowBody]:
+        view = request.view
         await view.fresh("workflows", "agents")
         row = await view.ask(workflow, workflow_id)
         if row is None or row.status == "archived":
@@ -306,10 +308,11 @@ class WorkflowController(Controller):
         self,
         workflow_id: EntityId,
         data: JSONBody[WorkflowUpdate],
-        workflow_commands: NamedDependency[WorkflowCommands],
-        issued: NamedDependency[Issued],
-        view: NamedDependency[View],
+        request: ApiRequest,
     ) -> Response[WorkflowBody]:
+        workflow_commands = request.commands.workflows
+        issued = await request.issued()
+        view = request.view
         outcome = await workflow_commands.change(_change(workflow_id, data), issued)
         answer = outcome.answer
         names = await _agent_names(view, answer.steps)
@@ -319,9 +322,10 @@ class WorkflowController(Controller):
     async def archive(
         self,
         workflow_id: EntityId,
-        workflow_commands: NamedDependency[WorkflowCommands],
-        issued: NamedDependency[Issued],
+        request: ApiRequest,
     ) -> Response[Drafted]:
+        workflow_commands = request.commands.workflows
+        issued = await request.issued()
         command = ArchiveWorkflow(workflow_id=WorkflowId(workflow_id))
         outcome = await workflow_commands.archive(command, issued)
         return accepted(outcome, _drafted(outcome.answer), outcome.answer.version, 200)
@@ -330,9 +334,10 @@ class WorkflowController(Controller):
     async def duplicate(
         self,
         workflow_id: EntityId,
-        workflow_commands: NamedDependency[WorkflowCommands],
-        issued: NamedDependency[Issued],
+        request: ApiRequest,
     ) -> Response[Drafted]:
+        workflow_commands = request.commands.workflows
+        issued = await request.issued()
         command = DuplicateWorkflow(workflow_id=WorkflowId(workflow_id))
         outcome = await workflow_commands.duplicate(command, issued)
         return accepted(outcome, _drafted(outcome.answer), outcome.answer.version, 201)
@@ -345,10 +350,11 @@ class WorkflowController(Controller):
     async def execute(
         self,
         workflow_id: EntityId,
-        run_commands: NamedDependency[RunCommands],
-        issued: NamedDependency[Issued],
+        request: ApiRequest,
         data: JSONBody[NewRun | None] = None,
     ) -> Response[StartedRun]:
+        run_commands = request.commands.runs
+        issued = await request.issued()
         given = {} if data is None else data.input_data
         command = StartRun(workflow_id=WorkflowId(workflow_id), input=given)
         outcome = await run_commands.start(command, issued)

@@ -10,7 +10,7 @@ from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import claude_format
+from infra import claude_format, front_matter
 from infra.claude_format import (
     MODEL_ALIASES,
     AgentFile,
@@ -179,7 +179,7 @@ def test_a_path_that_a_manifest_may_not_name_is_refused(
         ("[" * 100_000, "nesting too deep"),
         ("9" * 5000, "number too long"),
         (b'{\n"name": "\xff"}', "line 2: not UTF-8"),
-        (" " * (claude_format.FILE_BYTES_MAX + 1), "more than 1,048,576 bytes"),
+        (" " * (front_matter.FILE_BYTES_MAX + 1), "more than 1,048,576 bytes"),
     ],
     ids=range(11),
 )
@@ -490,7 +490,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) ->
         (ADA.encode() + b"\xff", "line 6: not UTF-8"),
         (ADA.encode("utf-16"), "line 1: not UTF-8"),
         (ADA + "a\0b", "line 6: a NUL character"),
-        (ADA + "x" * claude_format.FILE_BYTES_MAX, "more than 1,048,576 bytes"),
+        (ADA + "x" * front_matter.FILE_BYTES_MAX, "more than 1,048,576 bytes"),
     ],
     ids=range(4),
 )
