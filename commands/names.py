@@ -30,7 +30,7 @@ class Names:
             NameIsTaken: Something else holds it.
         """
         stream_id = claim_stream(self._workspace_id, self._kind, name)
-        state = (await self._transaction.load(CLAIM, stream_id)).state
+        state = (await self._transaction.load_likely_new(CLAIM, stream_id)).state
         decided = claims.claim(state, kind=self._kind, name=name, holder=holder)
         self._transaction.record(stream_id, decided)
 

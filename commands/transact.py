@@ -139,6 +139,10 @@ class EventStore(Protocol):
         """
         ...
 
+    def cached(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S] | None:
+        """Tell what is known of a stream without asking the log."""
+        ...
+
     async def append(
         self,
         writes: Sequence[Write],
@@ -205,6 +209,16 @@ class Transaction:
         loaded: Loaded[S] = Loaded(aggregate.initial, 0, None, None)
         self._loaded[stream_id] = loaded
         return loaded
+
+    async def load_likely_new(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
+        """Load a stream that is probably empty, without asking the log at the first try.
+
+        If it is not empty the append finds out, and the next try looks.
+        """
+        known = self._store.cached(aggregate, stream_id)
+        if self._fresh or known is not None or stream_id in self._loaded:
+            return await self.load(aggregate, stream_id)
+        return self.load_new(aggregate, stream_id)
 
     async def load_matching(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
         """Load the stream the command is about, at the version the caller named, if any.

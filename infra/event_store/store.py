@@ -99,6 +99,11 @@ class EventStore:
             self._remember(stream_id, _Cached(aggregate, loaded))
         return loaded
 
+    def cached(self, _aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S] | None:
+        """Tell what this process remembers of a stream, which may be old."""
+        cached = self._states.get(stream_id)
+        return None if cached is None else cached.loaded
+
     async def _catch_up(
         self, aggregate: Aggregate[S, E], stream_id: StreamId, known: Loaded[S]
     ) -> Loaded[S]:

@@ -15,7 +15,19 @@ HOLES = {
     "{steps.research.output}": RESEARCH,
     "{previous.output}": PREVIOUS,
 }
-TEXTS = ["Say ", "{", "}", "{}", "{x}", "{ input.topic }", "{.a}", '{"a": 1}', "{{", "{{ x }}", "ü\n"]
+TEXTS = [
+    "Say ",
+    "{",
+    "}",
+    "{}",
+    "{x}",
+    "{.a}",
+    "{ input.topic }",
+    '{"a": 1}',
+    "{{",
+    "{{ x }}",
+    "ü\n",
+]
 UNKNOWN = ["{input.a.b}", "{steps.research}", "{previous.input}", "{foo.bar}"]
 
 pieces = st.lists(st.sampled_from([*HOLES, *TEXTS, *UNKNOWN]) | st.text(max_size=3), max_size=8)
