@@ -1,7 +1,7 @@
 """What an event looks like at rest: JSON that an auditor can read."""
 
-from collections.abc import Mapping
-from typing import Generic, NamedTuple, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -21,6 +21,10 @@ class Stored(NamedTuple):
     stream_version: int
     tag: str
     body: bytes
+
+
+InStream: TypeAlias = tuple[int, str, bytes]
+"""Position, tag and body: what a row tells to those who know its stream and its version."""
 
 
 class _Body(msgspec.Struct, Generic[E], frozen=True):
@@ -89,9 +93,9 @@ class Codec:
             CannotDecode: No class or upcaster fits.
         """
         try:
-            body = self._upcast(row) if row.tag in self._aged else self._whole.decode(row.body)
+            body = self._upcast(row.body) if row.tag in self._aged else self._whole.decode(row.body)
         except (msgspec.MsgspecError, ValueError, KeyError) as error:
-            raise _cannot_decode(row, error) from error
+            raise _cannot_decode(row.tag, row.global_position, error) from error
         return Recorded(
             event=body.event,
             event_id=body.event_id,
@@ -102,23 +106,26 @@ class Codec:
             schema_version=body.schema_version,
         )
 
-    def event(self, row: Stored) -> AnyEvent:
-        """Read only the event: what folding needs, in half the time."""
-        if row.tag in self._aged:
-            return self.decode(row).event
+    def events(self, rows: Sequence[InStream]) -> list[AnyEvent]:
+        """Read only the events: what folding needs, in half the time."""
+        aged, decode, events = self._aged, self._event.decode, list[AnyEvent]()
         try:
-            return self._event.decode(row.body).event
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise _cannot_decode(row, error) from error
+            for _, tag, body in rows:
+                events.append((self._upcast(body) if tag in aged else decode(body)).event)
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            position, tag, _ = rows[len(events)]
+            raise _cannot_decode(tag, position, error) from error
+        return events
 
-    def metadata(self, row: Stored) -> Metadata:
+    def metadata(self, row: InStream) -> Metadata:
+        position, tag, body = row
         try:
-            return self._metadata.decode(row.body).metadata
+            return self._metadata.decode(body).metadata
         except (msgspec.MsgspecError, ValueError) as error:
-            raise _cannot_decode(row, error) from error
+            raise _cannot_decode(tag, position, error) from error
 
-    def _upcast(self, row: Stored) -> _Body[AnyEvent]:
-        old = self._old.decode(row.body)
+    def _upcast(self, body: bytes) -> _Body[AnyEvent]:
+        old = self._old.decode(body)
         event = msgspec.convert(
             upcast(old.event, old.schema_version, self._upcasters), type=AnyEvent
         )
@@ -132,8 +139,8 @@ class Codec:
         return msgspec.structs.replace(event, **sealed)
 
 
-def _cannot_decode(row: Stored, error: Exception) -> CannotDecode:
-    return CannotDecode(f"{row.tag} at {row.global_position}: {error}")
+def _cannot_decode(tag: str, position: int, error: Exception) -> CannotDecode:
+    return CannotDecode(f"{tag} at {position}: {error}")
 
 
 def personal_fields(kind: type[Event]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from commands.transact import (
     StorageUnavailable,
 )
 from domain.events import CommandId
-from infra.event_store.codec import Stored
+from infra.event_store.codec import InStream, Stored
 from infra.event_store.lane import Append, Lane, NewRow, Written, first_conflict
 
 BUSY_TIMEOUT_S = 5.0
@@ -88,6 +88,10 @@ _INSERT_EVENT = "INSERT INTO stored_events VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_COMMAND = "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_BLOB = "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (workspace_id, address) DO NOTHING"
 _HEAD = "SELECT seq FROM sqlite_sequence WHERE name = 'stored_events'"
+_STREAM = (
+    "SELECT position, topic, state FROM stored_events"
+    " WHERE originator_id = ? AND originator_version > ? ORDER BY originator_version LIMIT ?"
+)
 _COLUMNS = "position, originator_id, originator_version, topic, state"
 
 
@@ -127,11 +131,8 @@ class SqliteLog:
 
     # Reading. Every thread has a connection of its own; a read never waits for a write.
 
-    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]:
-        return self._rows(
-            "originator_id = ? AND originator_version > ? ORDER BY originator_version LIMIT ?",
-            (stream_id, after, limit),
-        )
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[InStream]:
+        return self._reader().execute(_STREAM, (stream_id, after, limit)).fetchall()
 
     async def all(self, *, after: int, limit: int) -> list[Stored]:
         return self._rows("position > ? ORDER BY position LIMIT ?", (after, limit))

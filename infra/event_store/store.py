@@ -19,7 +19,7 @@ from domain.events import (
     StreamId,
     WorkspaceId,
 )
-from infra.event_store.codec import Codec, Stored
+from infra.event_store.codec import Codec, InStream, Stored
 from infra.event_store.lane import Append, Deliver, NewRow, Written
 from infra.ids import new_uuid
 from infra.vault import Vault
@@ -44,7 +44,7 @@ class Log(Protocol):
     """Where rows are kept. `submit` may be called in any thread, and delivers in another."""
 
     def submit(self, appends: Sequence[Append], deliver: Deliver) -> None: ...
-    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]: ...
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[InStream]: ...
     async def all(self, *, after: int, limit: int) -> list[Stored]: ...
     async def workspace(self, workspace_id: str, *, after: int, limit: int) -> list[Stored]: ...
     async def head(self) -> int: ...
@@ -99,19 +99,19 @@ class EventStore:
             self._remember(stream_id, _Cached(aggregate, loaded))
         return loaded
 
-    def cached(self, _aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S] | None:
+    def cached(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S] | None:
         """Tell what this process remembers of a stream, which may be old."""
         cached = self._states.get(stream_id)
-        return None if cached is None else cached.loaded
+        return cached.loaded if cached is not None and cached.aggregate is aggregate else None
 
     async def _catch_up(
         self, aggregate: Aggregate[S, E], stream_id: StreamId, known: Loaded[S]
     ) -> Loaded[S]:
         while rows := await self._log.stream(stream_id, after=known.version, limit=PAGE_ROWS_MAX):
-            events: Any = map(self._codec.event, rows)
+            events: Any = self._codec.events(rows)
             known = Loaded(
                 aggregate.fold(events, known.state),
-                rows[-1].stream_version,
+                known.version + len(rows),
                 known.first or self._codec.metadata(rows[0]),
                 self._codec.metadata(rows[-1]),
             )
@@ -215,7 +215,13 @@ class EventStore:
     async def read_stream(
         self, stream_id: StreamId, *, after: int = 0, limit: int = PAGE_ROWS_MAX
     ) -> list[Recorded[AnyEvent]]:
-        return self._decoded(await self._log.stream(stream_id, after=after, limit=limit))
+        rows = await self._log.stream(stream_id, after=after, limit=limit)
+        return self._decoded(
+            [
+                Stored(position, stream_id, version, tag, body)
+                for version, (position, tag, body) in enumerate(rows, start=after + 1)
+            ]
+        )
 
     async def read_all(
         self, *, after: int = 0, limit: int = PAGE_ROWS_MAX

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import closing
 
 from domain.agents import AGENT
-from infra.event_store.codec import Stored
+from infra.event_store.codec import InStream
 from infra.event_store.memory import MemoryLog
 from infra.event_store.store import EventStore
 from infra.vault import Vault
@@ -18,7 +18,7 @@ class SlowLog(MemoryLog):
         super().__init__()
         self.may_answer = asyncio.Event()
 
-    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]:
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[InStream]:
         rows = await super().stream(stream_id, after=after, limit=limit)
         await self.may_answer.wait()
         return rows
