@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -189,6 +190,7 @@ class Transaction:
         self._fresh = fresh
         self._loaded: dict[StreamId, Loaded[Any]] = {}
         self._events: dict[StreamId, list[Event]] = {}
+        self._latest: datetime | None = None
         self.blobs: list[SealedBlob] = []
 
     async def load(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
@@ -234,9 +236,12 @@ class Transaction:
 
     def record(self, stream_id: StreamId, events: Sequence[Event]) -> int:
         """Note events for a loaded stream; tell the version it will then have."""
+        loaded = self._loaded[stream_id]
         noted = self._events.setdefault(stream_id, [])
         noted.extend(events)
-        return self._loaded[stream_id].version + len(noted)
+        if noted and loaded.last is not None:
+            self._latest = max(self._latest or loaded.last.occurred_at, loaded.last.occurred_at)
+        return loaded.version + len(noted)
 
     def keep(self, text: str) -> Blob:
         """Note a text for the blob store; events refer to it by what is returned."""
@@ -256,11 +261,9 @@ class Transaction:
     def metadata(self) -> Metadata:
         """The command's, moved forward to no earlier than what its streams hold already."""
         metadata = self._issued.metadata
-        known = [self._loaded[write.stream_id].last for write in self.writes]
-        latest = max((last.occurred_at for last in known if last), default=metadata.occurred_at)
-        if latest <= metadata.occurred_at:
+        if self._latest is None or self._latest <= metadata.occurred_at:
             return metadata
-        return msgspec.structs.replace(metadata, occurred_at=latest)
+        return msgspec.structs.replace(metadata, occurred_at=self._latest)
 
 
 class Transactions:

@@ -7,12 +7,16 @@ store's expected version and holds under any concurrency.
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import TypeAlias, assert_never
 
 import msgspec
 
 from domain.errors import NameIsTaken
 from domain.events import Aggregate, Event, StreamId, WorkspaceId
+
+FOLDED_CACHED_MAX = 1_024
+"""A command folds its name several times over."""
 
 
 class NameClaimed(Event, frozen=True, kw_only=True, tag="name_claimed"):
@@ -60,6 +64,7 @@ CLAIM: Aggregate[ClaimState, ClaimEvent] = Aggregate(
 )
 
 
+@lru_cache(maxsize=FOLDED_CACHED_MAX)
 def folded(name: str) -> str:
     """What two spellings of one name share: NFKC, case folded, white space collapsed."""
     # Folding takes some letters apart, so what it leaves is composed once more.

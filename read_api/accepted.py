@@ -4,7 +4,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar import Response
-from litestar.response.base import ASGIResponse
+from litestar.types import (
+    ASGIApp,
+    HTTPResponseBodyEvent,
+    HTTPResponseStartEvent,
+    Receive,
+    Scope,
+    Send,
+)
 
 from commands.transact import Outcome
 
@@ -14,22 +21,35 @@ _encoder = msgspec.json.Encoder()
 
 
 class Answer(Response[Any]):
-    """A JSON answer that is encoded once and as it is: Litestar's own looks for encoders,
+    """A JSON answer that is encoded once and sent as it is: Litestar's own looks for encoders,
     cookies and headers of outer layers, of which there are none here, at every request.
     """
 
     def __init__(self, body: Any, status: int, headers: dict[str, str]) -> None:  # noqa: ANN401
         self.content = body
-        self.status_code = status
         self.headers = headers
+        self._status = status
 
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
-        return ASGIResponse(
-            body=_encoder.encode(self.content),
-            headers=self.headers,
-            media_type="application/json",
-            status_code=self.status_code,
-        )
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
+        body = _encoder.encode(self.content)
+        headers = [(name.lower().encode(), text.encode()) for name, text in self.headers.items()]
+        headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+        start: HTTPResponseStartEvent = {
+            "type": "http.response.start",
+            "status": self._status,
+            "headers": headers,
+        }
+        rest: HTTPResponseBodyEvent = {
+            "type": "http.response.body",
+            "body": body,
+            "more_body": False,
+        }
+
+        async def respond(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await send(start)
+            await send(rest)
+
+        return respond
 
 
 def accepted(outcome: Outcome[R], body: Any, version: int, status: int) -> Response[Any]:  # noqa: ANN401
