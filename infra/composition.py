@@ -149,7 +149,8 @@ def build_writing(
     settings: Settings, *, on_failure: Callable[[Exception], None] = lambda _: None
 ) -> Writing:
     """Open the log of a folder, made if need be. Several processes may."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # Prompts and templates are readable in the log: the folder is its owner's alone.
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     vault = Vault(settings.data_dir / "keys.db")
     log = SqliteLog(settings.data_dir / "events.db", on_failure=on_failure)
     store = EventStore(log, vault)

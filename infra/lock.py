@@ -23,7 +23,7 @@ class FolderLock:
         Raises:
             FolderIsInUse: Another process holds it; the message names it.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file: IO[str] = (folder / f"{purpose}.lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,6 +39,10 @@ class Process(Protocol):
         """Do all that is due; tell when to ask again, or None if time alone changes nothing."""
         ...
 
+    def stop(self) -> None:
+        """Take no further step."""
+        ...
+
 
 class ProcessRunner:
     def __init__(
@@ -68,6 +72,7 @@ class ProcessRunner:
 
     async def drain(self) -> None:
         """Let the steps being taken end, within a bound; what is cut off is resumed later."""
+        self._process.stop()
         tasks = list(self._tasks.values())
         if not tasks:
             return

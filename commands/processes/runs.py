@@ -99,6 +99,11 @@ class RunProcess:
         self._record_retry_s = record_retry_s
         self._calls: dict[StreamId, asyncio.Task[ModelAnswer]] = {}
         self._interrupted: set[StreamId] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Take no further step: those being taken may end, the next ones are for later."""
+        self._stopping = True
 
     def interrupt(self, stream_id: StreamId) -> None:
         """Break off the model call of a run that was cancelled, if one is being made."""
@@ -126,6 +131,8 @@ class RunProcess:
                     return until
                 case CallInDoubt(call=call):
                     await self._mark_in_doubt(turn, call.call_id)
+                case TakeStep() if self._stopping:
+                    return None
                 case TakeStep():
                     await self._take(turn, due)
                 case _:

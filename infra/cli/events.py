@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from domain.catalog import AnyEvent
-from domain.events import Event, Recorded
+from domain.events import Blob, Event, Recorded
 from infra.cli.shared import out, refuse, with_writing
 from infra.composition import Writing
 from read_api.events import event_body
@@ -52,17 +52,33 @@ def tail(
 
 
 @app.command()
-def show(position: Annotated[int, typer.Argument(min=1, help="The event's position.")]) -> None:
-    """Show one event whole, as JSON."""
+def show(
+    position: Annotated[int, typer.Argument(min=1, help="The event's position.")],
+    *,
+    texts: Annotated[bool, typer.Option("--texts", help="Open the texts it refers to.")] = False,
+) -> None:
+    """Show one event whole, as JSON; with its prompt, input or output if asked."""
 
-    async def work(writing: Writing) -> list[Recorded[AnyEvent]]:
-        return await writing.store.read_all(after=position - 1, limit=1)
+    async def work(writing: Writing) -> tuple[Recorded[AnyEvent], dict[str, str]]:
+        found = await writing.store.read_all(after=position - 1, limit=1)
+        if not found or found[0].global_position != position:
+            raise refuse(f"There is no event at position {position}.")
+        return found[0], await _texts(writing, found[0]) if texts else {}
 
-    found = with_writing(work)
-    if not found or found[0].global_position != position:
-        raise refuse(f"There is no event at position {position}.")
-    encoded = msgspec.json.format(msgspec.json.encode(event_body(found[0])), indent=2)
+    recorded, opened = with_writing(work)
+    encoded = msgspec.json.format(msgspec.json.encode(event_body(recorded)), indent=2)
     out.print(encoded.decode(), markup=False)
+    for name, text in opened.items():
+        out.print(f"\n== {name}\n{text}", markup=False)
+
+
+async def _texts(writing: Writing, recorded: Recorded[AnyEvent]) -> dict[str, str]:
+    fields = ((name, getattr(recorded.event, name)) for name in recorded.event.__struct_fields__)
+    return {
+        name: await writing.store.text(recorded.metadata.workspace_id, value)
+        for name, value in fields
+        if isinstance(value, Blob)
+    }
 
 
 @app.command()

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from commands.identity import KEY_NAME_MAX
+from domain.errors import NotFound
+from domain.identity import KeyId
 from infra.cli.shared import out, refuse, user_name, with_writing
 from infra.composition import Writing
 
@@ -30,3 +32,21 @@ def create(
         return await writing.create_key(workspace_id, name, holder or user_name())
 
     out.print(with_writing(make), markup=False)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The ten characters after `atk_live_`.")],
+) -> None:
+    """Make a key open nothing any more; running servers follow within seconds."""
+
+    async def work(writing: Writing) -> None:
+        workspace_id = await writing.local_workspace()
+        issued = writing.issued(workspace_id, "cli:keys")
+        await writing.identity.revoke_key(KeyId(key_id), issued)
+
+    try:
+        with_writing(work)
+    except NotFound as error:
+        raise refuse(f"{error}: {key_id}") from error
+    out.print(f"API key {key_id} is revoked", markup=False)

@@ -437,6 +437,24 @@ async def test_an_answer_that_is_recorded_is_never_asked_for_again(writing: Writ
     assert await output(writing, run_id) == "fine"
 
 
+async def test_a_process_that_is_to_stop_ends_its_step_and_takes_no_further_one(
+    writing: Writing,
+) -> None:
+    run_id = await writing.run(
+        await step(writing, "research", "Go."), await step(writing, "write", "{previous.output}!")
+    )
+    models = FakeModels("facts")
+    process = writing.process(models)
+    models.on_call = process.stop
+    assert await advance(process, run_id) is None
+    assert models.prompts == ["Go."]
+
+    after = FakeModels("fine")
+    await advance(Writing(beside=writing).process(after, worker="two"), run_id)
+    assert after.prompts == ["facts!"]
+    assert await output(writing, run_id) == "fine"
+
+
 async def test_a_process_that_ends_breaks_its_call_off_and_leaves_it_open(
     writing: Writing,
 ) -> None:

@@ -100,6 +100,24 @@ def test_a_new_key_is_printed_alone_and_opens_a_running_server_soon(
     record_property("figure", f"cli: a new key opened the server {monotonic() - began:.2f} s later")
 
 
+def test_a_revoked_key_opens_nothing(data: Path) -> None:
+    with serving(data, LLM_PROVIDER="offline") as server:
+        key_id = server.key.split("_")[2]
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            client.headers["X-API-Key"] = server.key
+            assert client.get("/api/agents").status_code == 200
+            revoked = automatos(data, "keys", "revoke", key_id)
+            assert revoked.stdout == f"API key {key_id} is revoked\n"
+            until(
+                lambda: client.get("/api/agents").status_code == 401,
+                "the key is refused",
+                timeout_s=KEY_VALID_MAX_S,
+            )
+    unknown = automatos(data, "keys", "revoke", "nosuchkey0")
+    assert unknown.returncode == 2
+    assert unknown.stderr == "automatos: API key not found: nosuchkey0\n"
+
+
 def test_a_key_without_a_name_is_refused(data: Path) -> None:
     refused = automatos(data, "keys", "create", "--name", "")
     assert refused.returncode == 2
@@ -250,3 +268,7 @@ def test_the_demo_completes_twice_in_one_folder_and_imports_nothing_twice(data: 
     types = [event["type"] for event in exported(data)]
     assert types.count("run_completed") == 2
     assert types.count("workflow_drafted") == 1
+    asked = automatos(
+        data, "events", "show", str(types.index("model_call_requested") + 1), "--texts"
+    )
+    assert "\n== prompt\nState what is failing" in asked.stdout

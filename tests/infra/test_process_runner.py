@@ -38,6 +38,10 @@ class Process:
         self.let = asyncio.Event()
         self.let.set()
         self.outcome: Callable[[StreamId], datetime | None] = lambda _: None
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
 
     async def advance(self, workspace_id: WorkspaceId, stream_id: StreamId) -> datetime | None:
         self.asked[stream_id] += 1
@@ -229,6 +233,7 @@ async def test_stopping_waits_for_what_is_going_on(stage: Stage) -> None:
         draining = asyncio.create_task(stage.runner.drain())
         await stage.follower.changed(0.05)
         assert not draining.done()
+        assert stage.process.stopped
         stage.process.let.set()
         await draining
         assert stage.process.going[run] == 0
