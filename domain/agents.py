@@ -27,7 +27,7 @@ AGENT_TYPES: dict[str, str] = {
 """The original's eight types; others are accepted as given."""
 
 
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Which model an agent uses, and how. Defaults are the original's."""
 
     provider: str
@@ -40,7 +40,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     fallback_model_id: str | None = None
 
 
-class AgentSource(msgspec.Struct, frozen=True, kw_only=True):
+class AgentSource(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where an imported agent came from.
 
     Attributes:
@@ -58,7 +58,7 @@ class AgentSource(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ()
 
 
-class AgentProfile(msgspec.Struct, frozen=True, kw_only=True):
+class AgentProfile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything an agent is told to be.
 
     Attributes:
@@ -77,7 +77,7 @@ class AgentProfile(msgspec.Struct, frozen=True, kw_only=True):
     source: AgentSource | None = None
 
 
-class AgentChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AgentChanges(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What to change of a profile; what is not set stays."""
 
     name: str | UnsetType = UNSET
@@ -161,7 +161,7 @@ class Unregistered(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
-class Registered(msgspec.Struct, frozen=True, tag=True):
+class Registered(msgspec.Struct, frozen=True, tag=True, gc=False):
     agent_id: AgentId
     profile: AgentProfile
 
@@ -175,17 +175,28 @@ AgentState: TypeAlias = Unregistered | Registered | Archived
 
 
 def evolve(state: AgentState, event: AgentEvent) -> AgentState:
-    """Apply one fact. Total: whatever was recorded is accepted, never judged."""
+    """Apply one fact. Total: whatever was recorded is accepted, never judged.
+
+    What happens most often is asked for first: each kind that an event is not costs time.
+    """
     match event:
+        case (
+            AgentChanged()
+            | AgentTagged()
+            | AgentModelConfigured()
+            | AgentActivated()
+            | AgentDeactivated()
+        ):
+            if not isinstance(state, Registered):
+                return state
+            return Registered(state.agent_id, _evolve_profile(state.profile, event))
         case AgentRegistered():
             return Registered(event.agent_id, event.profile)
         case AgentArchived():
             name = state.profile.name if isinstance(state, Registered) else ""
             return Archived(event.agent_id, name)
         case _:
-            if not isinstance(state, Registered):
-                return state
-            return Registered(state.agent_id, _evolve_profile(state.profile, event))
+            assert_never(event)
 
 
 def _evolve_profile(

@@ -18,6 +18,7 @@ def differing(changes: C, known: msgspec.Struct) -> C:
 
 def applied(known: P, changes: msgspec.Struct) -> P:
     """Give what is known the values that a change sets."""
+    # A plain loop: histories are folded with it, and every other way takes twice as long.
     given: dict[str, object] = {}
     for name in changes.__struct_fields__:
         value = getattr(changes, name)

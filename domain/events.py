@@ -23,7 +23,7 @@ JsonObject: TypeAlias = dict[str, object]
 """A JSON object whose shape is its author's business, kept and given back as it came."""
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", gc=False):
     """A fact, in the past tense. Never changed or removed once recorded.
 
     The `tag` is the stored name: renaming a class is free, changing a tag is

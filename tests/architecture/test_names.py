@@ -11,7 +11,19 @@ OURS = {"domain", "commands", "projections", "read_api", "infra"}
 NO_SLICE = {
     "commands": {"names", "processes", "transact"},
     "projections": {"projector"},
-    "read_api": {"app", "auth", "errors", "freshness", "health", "stream"},
+    "read_api": {
+        "accepted",
+        "app",
+        "asked",
+        "auth",
+        "bodies",
+        "edge",
+        "errors",
+        "health",
+        "problems",
+        "reads",
+        "view",
+    },
 }
 
 
