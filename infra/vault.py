@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from commands.transact import SealedBlob
+from commands.transact import CommandError, SealedBlob, StorageFull, StorageUnavailable
 from domain.events import Blob, WorkspaceId
 
 KEY_BYTES = 32
@@ -102,11 +102,14 @@ class Vault:
         known = self._known_key(workspace_id, subject)
         if known is not None:
             return known
-        with self._lock:
-            self._database.execute(
-                "INSERT OR IGNORE INTO keys VALUES (?, ?, ?)",
-                (workspace_id, subject, os.urandom(KEY_BYTES)),
-            )
+        try:
+            with self._lock:
+                self._database.execute(
+                    "INSERT OR IGNORE INTO keys VALUES (?, ?, ?)",
+                    (workspace_id, subject, os.urandom(KEY_BYTES)),
+                )
+        except sqlite3.OperationalError as error:
+            raise _unavailable(error) from error
         made = self._known_key(workspace_id, subject)
         assert made is not None
         return made
@@ -126,6 +129,13 @@ class Vault:
                 self._cached.clear()
             self._cached[place] = row[0]
         return bytes(row[0])
+
+
+def _unavailable(error: sqlite3.OperationalError) -> CommandError:
+    """A key that cannot be kept must not be used: what it sealed would never open again."""
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+        return StorageFull("The disk under the key store is full.")
+    return StorageUnavailable("The key store cannot be written.")
 
 
 def _address(key: bytes, content: bytes) -> str:

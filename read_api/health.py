@@ -10,6 +10,7 @@ import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
+from commands.transact import CommandError
 from read_api.auth import PUBLIC
 from read_api.view import Ports
 
@@ -89,7 +90,7 @@ async def overview() -> Overview:
 async def _head(ports: Ports) -> int | None:
     try:
         return await asyncio.wait_for(ports.log.head(), PROBE_MAX_S)
-    except (OSError, RuntimeError, TimeoutError):
+    except (CommandError, OSError, TimeoutError):
         return None
 
 

@@ -147,7 +147,15 @@ class SqliteLog:
         return self.head_now()
 
     def head_now(self) -> int:
-        row = self._reader().execute(_HEAD).fetchone()
+        """Tell the newest position; every probe of the store's health asks this.
+
+        Raises:
+            StorageUnavailable: The file cannot be read.
+        """
+        try:
+            row = self._reader().execute(_HEAD).fetchone()
+        except sqlite3.Error as error:
+            raise StorageUnavailable(f"The event store cannot be read: {error}") from error
         return 0 if row is None else int(row[0])
 
     async def workspace_head(self, workspace_id: str) -> int:

@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands.transact import CommandError, StorageFull, StorageUnavailable
 from domain.events import Blob, WorkspaceId
 from infra.vault import ERASED, KEYS_CACHED_MAX, BlobIsMissing, Vault
 
@@ -152,3 +153,23 @@ def test_more_keys_than_are_cached_still_open(vault: Vault) -> None:
         for n in range(KEYS_CACHED_MAX + 1):
             many.seal(ACME, str(n), "")
         assert many.open(ACME, first) == "first"
+
+
+# A store of keys that cannot keep one.
+
+
+@pytest.mark.parametrize(
+    ("pragma", "refusal"),
+    [("max_page_count = 1", StorageFull), ("query_only = ON", StorageUnavailable)],
+)
+def test_a_key_that_cannot_be_kept_is_not_used(
+    vault: Vault, pragma: str, refusal: type[CommandError]
+) -> None:
+    vault._database.execute(f"PRAGMA {pragma}")
+    with pytest.raises(refusal):
+        seal_for_many(vault)
+
+
+def seal_for_many(vault: Vault) -> None:
+    for number in range(1_000):
+        vault.seal(ACME, f"subject {number}", "text")
