@@ -1,7 +1,7 @@
 """The ports of the read side: read models, texts, and how far projectors have come."""
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
@@ -12,7 +12,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@runtime_checkable  # Litestar checks what it injects with isinstance.
 class Reads(Protocol):
     async def ask(
         self,
@@ -24,7 +23,6 @@ class Reads(Protocol):
         ...
 
 
-@runtime_checkable
 class EventLog(Protocol):
     """The log, as far as one workspace may see it."""
 
@@ -48,7 +46,6 @@ class EventLog(Protocol):
         ...
 
 
-@runtime_checkable
 class Progress(Protocol):
     """How far projectors have come. `failed` names those that stopped, with the reason."""
 
