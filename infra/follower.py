@@ -41,6 +41,7 @@ class Follower:
         self._positions = positions(engine, projectors)
         self._thread = projection_thread()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._touched: dict[str, int] = {}
         self._held_up = False
         self._ended = False
         self.failed: dict[str, str] = {}
@@ -77,9 +78,15 @@ class Follower:
             await self._moved(left)
         return True
 
-    async def changed(self, timeout_s: float) -> None:
-        """Wait until a projector moves, or the time is over."""
-        await self._moved(timeout_s)
+    def touched(self, projector: str) -> int:
+        """Tell the position at which a projector last passed an event of a kind that it folds."""
+        return self._touched.get(projector, 0)
+
+    async def changed(self, projector: str, seen: int, *, timeout_s: float) -> None:
+        """Wait until `touched` tells another position than was seen, or the time is over."""
+        deadline = monotonic() + timeout_s
+        while self.touched(projector) == seen and (left := deadline - monotonic()) > 0:
+            await self._moved(left)
 
     async def _moved(self, timeout_s: float) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,7 +135,10 @@ class Follower:
                 raise
             self._project_apart(going, events)
         else:
-            self._positions |= passed
+            for name, (position, touched) in passed.items():
+                self._positions[name] = position
+                if touched:
+                    self._touched[name] = position
 
     def _project_apart(
         self, going: Sequence[Projector], events: Sequence[Recorded[AnyEvent]]
@@ -144,7 +154,7 @@ class Follower:
     def _write(self, projector: Projector, events: Sequence[Recorded[AnyEvent]]) -> None:
         with self._engine.begin() as connection:
             passed = project(connection, projector, events)
-        self._positions[projector.name] = passed
+        self._positions[projector.name] = self._touched[projector.name] = passed
 
     def _write_singly(self, projector: Projector, events: Sequence[Recorded[AnyEvent]]) -> None:
         """Go on to the very event at fault, and stop the projector there."""

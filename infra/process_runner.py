@@ -12,7 +12,7 @@ from commands.transact import CommandError
 from domain.events import StreamId, WorkspaceId
 from infra.follower import Follower
 from infra.read_store import Reads, will_pass
-from projections.runs import DueRun, due
+from projections.runs import DueRun, DueRunsProjector, due
 
 RUNS_AT_ONCE_MAX = 64
 """Runs that have a task at the same time; the others wait their turn."""
@@ -62,13 +62,14 @@ class ProcessRunner:
     async def run(self) -> None:
         """Look for due runs for ever; cancel to stop, then `drain`."""
         while True:
+            seen = self._follower.touched(DueRunsProjector.name)
             try:
                 await self._look()
             except OperationalError as error:
                 if not will_pass(error):
                     raise
                 log.warning("due runs cannot be read; trying again", error=str(error.orig))
-            await self._follower.changed(LOOK_S)
+            await self._follower.changed(DueRunsProjector.name, seen, timeout_s=LOOK_S)
 
     async def drain(self) -> None:
         """Let the steps being taken end, within a bound; what is cut off is resumed later."""

@@ -152,7 +152,8 @@ def _project(
 ) -> None:
     batch = Batch(connection, shadows)
     for recorded in events:
-        projector.project(recorded, batch)
+        if type(recorded.event) in projector.folds:
+            projector.project(recorded, batch)
     batch.flush()
 
 

@@ -1,7 +1,7 @@
 """Agents as they are now, and what work they have done."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import msgspec
 from sqlalchemy import (
@@ -22,6 +22,7 @@ from domain.agents import (
     AgentArchived,
     AgentChanged,
     AgentDeactivated,
+    AgentEvent,
     AgentId,
     AgentModelConfigured,
     AgentProfile,
@@ -33,7 +34,7 @@ from domain.agents import (
 )
 from domain.catalog import AnyEvent
 from domain.changes import applied
-from domain.events import JsonObject, Recorded, WorkspaceId
+from domain.events import Event, JsonObject, Recorded, WorkspaceId
 from projections.projector import READ_MODELS, Batch, Row, as_json, folded_tags, micros, moment
 
 agents = Table(
@@ -64,6 +65,7 @@ Index("agents_by_state", agents.c.workspace_id, agents.c.archived, agents.c.agen
 class AgentsProjector:
     name: ClassVar[str] = "agents"
     tables: ClassVar[tuple[Table, ...]] = (agents,)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(get_args(AgentEvent))
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None:
         match recorded.event:

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Table, Text, select
 
 from domain.catalog import AnyEvent
-from domain.events import Recorded, WorkspaceId
+from domain.events import Event, Recorded, WorkspaceId
 from domain.identity import ApiKeyCreated, ApiKeyRevoked, KeyId, WorkspaceCreated
 from projections.projector import READ_MODELS, Batch, micros, moment
 
@@ -36,6 +36,9 @@ api_keys = Table(
 class IdentityProjector:
     name: ClassVar[str] = "identity"
     tables: ClassVar[tuple[Table, ...]] = (workspaces, api_keys)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(
+        {WorkspaceCreated, ApiKeyCreated, ApiKeyRevoked}
+    )
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None:
         at = micros(recorded.metadata.occurred_at)

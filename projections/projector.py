@@ -1,9 +1,10 @@
 """What a projector is, the rows it writes, and the checkpoint that makes it exactly-once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 from sqlalchemy import (
@@ -22,11 +23,10 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
-from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.engine import Dialect
 
 from domain.catalog import AnyEvent
-from domain.events import Recorded
+from domain.events import Event, Recorded
 
 READ_MODELS = MetaData()
 
@@ -41,7 +41,10 @@ checkpoints = Table(
     Column("global_position", BigInteger, nullable=False),
 )
 
-STATEMENTS_MAX = 128
+STATEMENTS_MAX = 1_024
+
+ROWS_AT_ONCE_MAX = 64
+"""Rows in one statement. SQLite works without the interpreter's lock while it runs one."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -85,7 +88,11 @@ class Rows:
             self._upsert(rows)
 
     def _upsert(self, rows: list[Row]) -> None:
-        self._connection.execute(_upsert(self._table, self._connection.dialect.name), rows)
+        names, rest = [column.name for column in self._table.columns], iter(rows)
+        for size in statement_sizes(len(rows)):
+            statement = _upsert(self._table, self._connection.dialect, size)
+            values = tuple(row[name] for row in islice(rest, size) for name in names)
+            self._connection.exec_driver_sql(statement, values)
 
 
 # Statements are made once per table: making one costs ten times what running it does.
@@ -98,12 +105,23 @@ def _by_key(table: Table) -> Select[Any]:
 
 
 @lru_cache(maxsize=STATEMENTS_MAX)
-def _upsert(table: Table, dialect: str) -> PostgresInsert | SqliteInsert:
+def _upsert(table: Table, dialect: Dialect, size: int) -> str:
     keys = [column.name for column in table.primary_key]
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement: PostgresInsert | SqliteInsert = insert(table)
+    insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table).values([{c.name: None for c in table.columns}] * size)
     others = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
-    return statement.on_conflict_do_update(index_elements=keys, set_=others)
+    upsert = statement.on_conflict_do_update(index_elements=keys, set_=others)
+    return str(upsert.compile(dialect=dialect))
+
+
+def statement_sizes(count: int) -> Iterator[int]:
+    """Split a number of rows into few sizes of statements, so that each is prepared only once."""
+    size = ROWS_AT_ONCE_MAX
+    while count:
+        while size > count:
+            size //= 2
+        yield size
+        count -= size
 
 
 class Batch:
@@ -137,9 +155,13 @@ class Projector(Protocol):
 
     It refuses nothing, reads no stream, clock or network, and ignores what it
     does not know: so the same events give the same rows, whenever and wherever.
+
+    Attributes:
+        folds: Kinds of events that it does not ignore; it need not be shown any other.
     """
 
     name: ClassVar[str]
+    folds: ClassVar[frozenset[type[Event]]]
     tables: ClassVar[tuple[Table, ...]]
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None: ...
@@ -167,33 +189,46 @@ def project(
     connection: Connection, projector: Projector, events: Sequence[Recorded[AnyEvent]]
 ) -> int:
     """Project what is new of some events; tell the position then passed."""
-    return project_all(connection, [projector], events)[projector.name]
+    return project_all(connection, [projector], events)[projector.name].position
+
+
+class Passed(NamedTuple):
+    """How far a projector has come.
+
+    Attributes:
+        touched: One of the events just passed was of a kind that it folds.
+    """
+
+    position: int
+    touched: bool = False
 
 
 def project_all(
     connection: Connection,
     projectors: Sequence[Projector],
     events: Sequence[Recorded[AnyEvent]],
-) -> dict[str, int]:
+) -> dict[str, Passed]:
     """Project into several read models what is new to each; tell the positions then passed.
 
     Call it in a transaction of its own: checkpoints and rows move together, so
     an event that comes again finds the checkpoint past it and is dropped.
     """
-    passed = dict.fromkeys((p.name for p in projectors), 0)
+    passed = dict.fromkeys((p.name for p in projectors), Passed(0))
     for name, position in connection.execute(_CHECKPOINTS, {"names": list(passed)}):
-        passed[name] = position
+        passed[name] = Passed(position)
     moved = Rows(connection, checkpoints)
     for projector in projectors:
-        new = [r for r in events if r.global_position > passed[projector.name]]
-        if not new:
+        before, folds = passed[projector.name].position, projector.folds
+        if not events or events[-1].global_position <= before:
             continue
+        new = [r for r in events if type(r.event) in folds and r.global_position > before]
         batch = Batch(connection)
         for recorded in new:
             projector.project(recorded, batch)
         batch.flush()
-        passed[projector.name] = new[-1].global_position
-        moved.put(_checkpoint_row(projector.name, new[-1].global_position))
+        last = events[-1].global_position
+        passed[projector.name] = Passed(last, bool(new))
+        moved.put(_checkpoint_row(projector.name, last))
     moved.flush()
     return passed
 

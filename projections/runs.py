@@ -1,7 +1,7 @@
 """Runs with the timeline of their steps, and which of them wait to be taken up."""
 
 from datetime import datetime
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 from sqlalchemy import (
@@ -18,10 +18,11 @@ from sqlalchemy import (
 )
 
 from domain.catalog import AnyEvent
-from domain.events import Blob, Recorded, StreamId, WorkspaceId
+from domain.events import Blob, Event, Recorded, StreamId, WorkspaceId
 from domain.runs import (
     RunCancelled,
     RunCompleted,
+    RunEvent,
     RunFailed,
     RunId,
     RunStarted,
@@ -115,6 +116,9 @@ class DueRunsProjector:
 
     name: ClassVar[str] = "due_runs"
     tables: ClassVar[tuple[Table, ...]] = (due_runs,)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(
+        {RunStarted, StepFailed, RunCompleted, RunFailed, RunCancelled}
+    )
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None:
         workspace_id = recorded.metadata.workspace_id
@@ -142,6 +146,7 @@ class DueRunsProjector:
 class RunsProjector:
     name: ClassVar[str] = "runs"
     tables: ClassVar[tuple[Table, ...]] = (runs, run_steps)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(get_args(RunEvent))
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None:
         match recorded.event:

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import BigInteger, Column, Connection, Index, Table, Text, func, select
 
 from domain.catalog import AnyEvent
-from domain.events import Recorded, WorkspaceId
+from domain.events import Event, Recorded, WorkspaceId
 from domain.tokens import Cost, TokenCounts
 from domain.usage import ModelCallCompleted, ModelCallFailed, ModelCallInDoubt, ModelCallOutcome
 from projections.projector import READ_MODELS, Batch, Row, micros, moment
@@ -47,6 +47,9 @@ class UsageProjector:
 
     name: ClassVar[str] = "usage"
     tables: ClassVar[tuple[Table, ...]] = (usage_by_day,)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(
+        {ModelCallCompleted, ModelCallFailed, ModelCallInDoubt}
+    )
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None:
         match recorded.event:

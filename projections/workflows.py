@@ -1,7 +1,7 @@
 """Workflows as they are now."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import msgspec
 from sqlalchemy import (
@@ -18,12 +18,13 @@ from sqlalchemy import (
 
 from domain.catalog import AnyEvent
 from domain.changes import applied
-from domain.events import Recorded, WorkspaceId
+from domain.events import Event, Recorded, WorkspaceId
 from domain.workflows import (
     Step,
     WorkflowArchived,
     WorkflowChanged,
     WorkflowDrafted,
+    WorkflowEvent,
     WorkflowId,
     WorkflowProfile,
     WorkflowPublished,
@@ -57,6 +58,7 @@ Index("workflows_by_update", workflows.c.workspace_id, workflows.c.updated_at)
 class WorkflowsProjector:
     name: ClassVar[str] = "workflows"
     tables: ClassVar[tuple[Table, ...]] = (workflows,)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(get_args(WorkflowEvent))
 
     def project(self, recorded: Recorded[AnyEvent], batch: Batch) -> None:
         match recorded.event:

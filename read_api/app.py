@@ -1,12 +1,12 @@
 """The list of routes and what wraps them; nothing of infra is wired here."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from litestar import Litestar, Request, Router
-from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
@@ -18,7 +18,7 @@ from litestar.static_files import (
 
 from read_api import agents, events, workflows
 from read_api.agents import AgentController
-from read_api.asked import ApiRequest, Commands
+from read_api.asked import Commands, bound_to
 from read_api.auth import PUBLIC, KeyReader, guard
 from read_api.edge import DOCS_PATH, edge
 from read_api.errors import problem_details, unexpected
@@ -80,20 +80,12 @@ def create_app(
             ),
         ],
         dependencies=_dependencies(ports, edges),
-        middleware=[guard],
-        request_class=ApiRequest,
+        middleware=[partial(guard, reader=edges.key_reader)],
+        request_class=bound_to(ports, commands, edges.closing),
         request_max_body_size=edges.body_max,
         plugins=[problem_details, documented_problems],
         exception_handlers={500: unexpected, Exception: _any},
         openapi_config=_openapi(),
-        state=State(
-            {
-                "ports": ports,
-                "commands": commands,
-                "key_reader": edges.key_reader,
-                "closing": edges.closing,
-            }
-        ),
         on_startup=list(on_startup),
         on_shutdown=list(on_shutdown),
         logging_config=None,

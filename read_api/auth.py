@@ -47,7 +47,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     new_uuid: Callable[[], str]
 
 
-def guard(app: ASGIApp) -> ASGIApp:
+def guard(app: ASGIApp, reader: KeyReader) -> ASGIApp:
     """Let a request through only with a valid key, and into that key's workspace only.
 
     A layer before every route, not one of Litestar's guards, which copy the
@@ -56,13 +56,13 @@ def guard(app: ASGIApp) -> ASGIApp:
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["route_handler"].opt.get(PUBLIC):
-            scope["auth"] = await _authenticated(scope)
+            scope["auth"] = await _authenticated(scope, reader)
         await app(scope, receive, send)
 
     return handle
 
 
-async def _authenticated(scope: Scope) -> Principal:
+async def _authenticated(scope: Scope, reader: KeyReader) -> Principal:
     """Tell who asks.
 
     Raises:
@@ -71,7 +71,6 @@ async def _authenticated(scope: Scope) -> Principal:
     """
     given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
     key = _key(given)
-    reader: KeyReader = scope["litestar_app"].state.key_reader
     principal = await reader.principal(key) if key else None
     if principal is None:
         raise NotAuthenticated("Send a valid API key as X-API-Key or as Authorization: Bearer.")

@@ -4,6 +4,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from time import time
 
@@ -17,6 +19,7 @@ from commands.transact import (
 from domain.events import CommandId
 from infra.event_store.codec import InStream, Stored
 from infra.event_store.lane import Append, Lane, NewRow, Written, first_conflict
+from projections.projector import STATEMENTS_MAX, statement_sizes
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process that is writing."""
@@ -84,8 +87,6 @@ _OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowEr
 """Faults of one append, which must not harm the others of its batch: a conflict, or a value
 that cannot be stored."""
 
-_INSERT_EVENT = "INSERT INTO stored_events VALUES (?, ?, ?, ?, ?, ?)"
-_INSERT_COMMAND = "INSERT INTO commands VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_BLOB = "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (workspace_id, address) DO NOTHING"
 _HEAD = "SELECT seq FROM sqlite_sequence WHERE name = 'stored_events'"
 _STREAM = (
@@ -227,7 +228,7 @@ class SqliteLog:
                 position += 1
                 rows.append((position, *row))
             written.append(list(range(first, position + 1)))
-        self._writer.executemany(_INSERT_EVENT, rows)
+        self._insert("stored_events", rows)
         self._insert_companions(appends, written)
         return written
 
@@ -238,11 +239,17 @@ class SqliteLog:
             for (_, c, _), positions in zip(appends, written, strict=True)
             if c is not None
         ]
-        self._writer.executemany(_INSERT_COMMAND, commands)
+        self._insert("commands", commands)
         blobs = [_blob_row(sealed) for append in appends for sealed in append.blobs]
         if blobs:
             self._writer.executemany(_INSERT_BLOB, blobs)
         self._forget_old_commands(now)
+
+    def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:
+        rest = iter(rows)
+        for size in statement_sizes(len(rows)):
+            values = [value for row in islice(rest, size) for value in row]
+            self._writer.execute(_insert(table, len(rows[0]), size), values)
 
     def _forget_old_commands(self, now: int) -> None:
         self._writer.execute(
@@ -317,6 +324,12 @@ def _unavailable(error: sqlite3.OperationalError) -> Exception:
             return StorageUnavailable("Another process is writing to the event store.")
         case _:
             raise error
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _insert(table: str, columns: int, size: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([row] * size)}"  # noqa: S608 our own text
 
 
 def _last(positions: Written) -> int | None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text
 
 from commands.transact import Command, Write
-from domain.catalog import AnyEvent
+from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.events import Blob, CommandId, Event, Metadata, Recorded, StreamId, WorkspaceId
 from domain.identity import WORKSPACE, WorkspaceCreated
 from domain.runs import RUN, RunCompleted, RunId, RunStarted
@@ -92,6 +92,7 @@ class Diary:
         Column("type", Text, nullable=False),
     )
     tables: ClassVar[tuple[Table, ...]] = (table,)
+    folds: ClassVar[frozenset[type[Event]]] = frozenset(EVENT_TYPES.values())
 
     def __init__(self, poison: str = "") -> None:
         self.poison = poison

@@ -231,7 +231,7 @@ async def test_stopping_waits_for_what_is_going_on(stage: Stage) -> None:
     async with stage.going():
         await until(lambda: stage.process.going[run])
         draining = asyncio.create_task(stage.runner.drain())
-        await stage.follower.changed(0.05)
+        await stage.follower.changed("due_runs", stage.follower.touched("due_runs"), timeout_s=0.05)
         assert not draining.done()
         assert stage.process.stopped
         stage.process.let.set()
