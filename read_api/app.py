@@ -18,7 +18,7 @@ from litestar.static_files import (
 
 from read_api import agents, events, workflows
 from read_api.agents import AgentController
-from read_api.asked import Commands, bound_to
+from read_api.asked import Commands, Shared, bound_to
 from read_api.auth import PUBLIC, KeyReader, guard
 from read_api.edge import DOCS_PATH, edge
 from read_api.errors import problem_details, unexpected
@@ -81,7 +81,7 @@ def create_app(
         ],
         dependencies=_dependencies(ports, edges),
         middleware=[partial(guard, reader=edges.key_reader)],
-        request_class=bound_to(ports, commands, edges.closing),
+        request_class=bound_to(Shared(ports, commands, edges.closing)),
         request_max_body_size=edges.body_max,
         plugins=[problem_details, documented_problems],
         exception_handlers={500: unexpected, Exception: _any},

@@ -5,7 +5,7 @@ starts a task for each of those: a third of a command's time.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,7 @@ from commands.agents import AgentCommands
 from commands.runs import RunCommands
 from commands.transact import Issued
 from commands.workflows import WorkflowCommands
-from read_api.auth import Principal, issued
+from read_api.auth import Admitted, Principal, issued
 from read_api.bodies import StrictRequest
 from read_api.view import Ports, View
 
@@ -24,18 +24,45 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
     runs: RunCommands
 
 
-class ApiRequest(StrictRequest):
-    """A request that the guard has let through; `bound_to` gives it what all requests share."""
+class Shared(NamedTuple):
+    """What all requests of one application have in common."""
 
-    ports: ClassVar[Ports]
-    commands: ClassVar[Commands]
-    closing: ClassVar[Callable[[], bool]]
+    ports: Ports
+    commands: Commands
+    closing: Callable[[], bool]
+
+
+class ApiRequest(StrictRequest):
+    """A request that the guard has let through.
+
+    Attributes:
+        shared: Set in the subclass that `bound_to` makes. It costs nothing to look at, unlike
+            Litestar's application state, where every look takes a lock.
+    """
+
+    shared: ClassVar[Shared]
+
+    @property
+    def ports(self) -> Ports:
+        return self.shared.ports
+
+    @property
+    def commands(self) -> Commands:
+        return self.shared.commands
+
+    @property
+    def closing(self) -> Callable[[], bool]:
+        return self.shared.closing
+
+    @property
+    def admitted(self) -> Admitted:
+        admitted = self.scope["auth"]
+        assert isinstance(admitted, Admitted)
+        return admitted
 
     @property
     def principal(self) -> Principal:
-        principal = self.scope["auth"]
-        assert isinstance(principal, Principal)
-        return principal
+        return self.admitted.principal
 
     @property
     def view(self) -> View:
@@ -44,7 +71,8 @@ class ApiRequest(StrictRequest):
         Raises:
             BadHeader: Min-Position is not a position.
         """
-        return View(self.ports, self.principal, self.headers.get("min-position"))
+        principal, headers = self.admitted
+        return View(self.ports, principal, headers.get(b"min-position"))
 
     async def issued(self) -> Issued:
         """Gather the circumstances of a command.
@@ -52,12 +80,9 @@ class ApiRequest(StrictRequest):
         Raises:
             BadHeader: Idempotency-Key or If-Match is malformed.
         """
-        return await issued(self, self.principal, self.ports.circumstances)
+        return await issued(self, self.admitted, self.ports.circumstances)
 
 
-def bound_to(ports: Ports, commands: Commands, closing: Callable[[], bool]) -> type[ApiRequest]:
-    """Make one application's kind of request. Its attributes cost nothing, unlike Litestar's
-    application state, whose every look-up takes a lock.
-    """
-    shared = {"ports": ports, "commands": commands, "closing": staticmethod(closing)}
-    return type("BoundRequest", (ApiRequest,), shared)
+def bound_to(shared: Shared) -> type[ApiRequest]:
+    """Make one application's kind of request."""
+    return type("BoundRequest", (ApiRequest,), {"shared": shared})

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
@@ -29,6 +29,18 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     workspace_id: WorkspaceId
     actor: str
+
+
+class Admitted(NamedTuple):
+    """What the guard leaves in the scope as `auth`.
+
+    Attributes:
+        headers: Those that concern commands, queries and keys, by lower-case name: read once,
+            because Litestar looks into a lock and two caches at every `request.headers`.
+    """
+
+    principal: Principal
+    headers: dict[bytes, str]
 
 
 class KeyReader(Protocol):
@@ -62,7 +74,7 @@ def guard(app: ASGIApp, reader: KeyReader) -> ASGIApp:
     return handle
 
 
-async def _authenticated(scope: Scope, reader: KeyReader) -> Principal:
+async def _authenticated(scope: Scope, reader: KeyReader) -> Admitted:
     """Tell who asks.
 
     Raises:
@@ -77,10 +89,19 @@ async def _authenticated(scope: Scope, reader: KeyReader) -> Principal:
     named = [given.get(b"x-workspace-id"), *_named_in(scope["query_string"])]
     if any(name and name != principal.workspace_id for name in named):
         raise ForeignWorkspace("The API key does not open the workspace that was named.")
-    return principal
+    return Admitted(principal, given)
 
 
-_READ = frozenset({b"x-api-key", b"authorization", b"x-workspace-id"})
+_READ = frozenset(
+    {
+        b"x-api-key",
+        b"authorization",
+        b"x-workspace-id",
+        b"idempotency-key",
+        b"if-match",
+        b"min-position",
+    }
+)
 
 
 def _named_in(query: bytes) -> list[str]:
@@ -102,14 +123,15 @@ IF_MATCH_HEADER = "If-Match"
 
 
 async def issued(
-    request: Request[Any, Any, Any], principal: Principal, circumstances: Circumstances
+    request: Request[Any, Any, Any], admitted: Admitted, circumstances: Circumstances
 ) -> Issued:
     """Gather the circumstances of a command from its request.
 
     Raises:
         BadHeader: Idempotency-Key or If-Match is malformed.
     """
-    key, if_match = request.headers.get("idempotency-key"), request.headers.get("if-match")
+    principal, headers = admitted
+    key, if_match = headers.get(b"idempotency-key"), headers.get(b"if-match")
     command_id, fingerprint = circumstances.new_uuid(), None
     if key is not None:
         command_id = _command_id(request, principal, key)
