@@ -184,6 +184,7 @@ class FailingLog:
         self.after: Callable[[], None] = lambda: None
         self.dead = False
         self.stream = log.stream
+        self.bodies = log.bodies
         self.all = log.all
         self.workspace = log.workspace
         self.head = log.head

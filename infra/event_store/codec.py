@@ -1,7 +1,7 @@
 """What an event looks like at rest: JSON that an auditor can read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, TypeAlias, TypeVar, get_args
+from typing import Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -23,11 +23,7 @@ class Stored(NamedTuple):
     body: bytes
 
 
-InStream: TypeAlias = tuple[int, str, bytes]
-"""Position, tag and body: what a row tells to those who know its stream and its version."""
-
-
-class _Body(msgspec.Struct, Generic[E], frozen=True):
+class _Body(msgspec.Struct, Generic[E], frozen=True, gc=False):
     """What goes into the `state` column.
 
     The metadata's fields stand beside the event, so that one look at a row tells all.
@@ -46,8 +42,16 @@ class _Old(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
-class _EventOnly(msgspec.Struct, frozen=True):
+class _EventOnly(msgspec.Struct, frozen=True, gc=False):
     event: AnyEvent
+
+
+class _TagOnly(msgspec.Struct, frozen=True):
+    type: str
+
+
+class _Aged(msgspec.Struct, frozen=True):
+    event: _TagOnly
 
 
 class _MetadataOnly(msgspec.Struct, frozen=True):
@@ -78,6 +82,7 @@ class Codec:
         self._whole = msgspec.json.Decoder(_Body[AnyEvent])
         self._event = msgspec.json.Decoder(_EventOnly)
         self._metadata = msgspec.json.Decoder(_MetadataOnly)
+        self._tag = msgspec.json.Decoder(_Aged)
         self._old = msgspec.json.Decoder(_Old)
 
     def encode(self, event: Event, event_id: str, metadata: Metadata) -> bytes:
@@ -106,23 +111,29 @@ class Codec:
             schema_version=body.schema_version,
         )
 
-    def events(self, rows: Sequence[InStream]) -> list[AnyEvent]:
-        """Read only the events: what folding needs, in half the time."""
-        aged, decode, events = self._aged, self._event.decode, list[AnyEvent]()
-        try:
-            for _, tag, body in rows:
-                events.append((self._upcast(body) if tag in aged else decode(body)).event)
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
-            position, tag, _ = rows[len(events)]
-            raise _cannot_decode(tag, position, error) from error
-        return events
+    def events(self, bodies: Sequence[bytes]) -> list[AnyEvent]:
+        """Read only the events: what folding needs, in half the time.
 
-    def metadata(self, row: InStream) -> Metadata:
-        position, tag, body = row
+        Raises:
+            CannotDecode: As `decode`, but without the place.
+        """
+        try:
+            if self._aged:
+                return [self._decode_any_age(body).event for body in bodies]
+            decode = self._event.decode
+            return [decode(body).event for body in bodies]
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            raise CannotDecode(str(error)) from error
+
+    def metadata(self, body: bytes) -> Metadata:
         try:
             return self._metadata.decode(body).metadata
         except (msgspec.MsgspecError, ValueError) as error:
-            raise _cannot_decode(tag, position, error) from error
+            raise CannotDecode(str(error)) from error
+
+    def _decode_any_age(self, body: bytes) -> _EventOnly | _Body[AnyEvent]:
+        aged = self._tag.decode(body).event.type in self._aged
+        return self._upcast(body) if aged else self._event.decode(body)
 
     def _upcast(self, body: bytes) -> _Body[AnyEvent]:
         old = self._old.decode(body)

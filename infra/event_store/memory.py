@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from commands.transact import DuplicateCommand, Known
 from domain.events import CommandId
-from infra.event_store.codec import InStream, Stored
+from infra.event_store.codec import Stored
 from infra.event_store.lane import Append, Lane, Written, first_conflict
 
 
@@ -13,7 +13,7 @@ class MemoryLog:
 
     def __init__(self, *, on_failure: Callable[[Exception], None] = lambda _: None) -> None:
         self._rows: list[Stored] = []
-        self._streams: dict[str, list[InStream]] = {}
+        self._streams: dict[str, list[Stored]] = {}
         self._workspaces: dict[str, list[Stored]] = {}
         self._commands: dict[CommandId, Known] = {}
         self._blobs: dict[tuple[str, str], bytes] = {}
@@ -24,8 +24,11 @@ class MemoryLog:
     def close(self) -> None:
         self._lane.close()
 
-    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[InStream]:
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]:
         return self._streams.get(stream_id, [])[after : after + limit]
+
+    async def bodies(self, stream_id: str, *, after: int, limit: int) -> list[bytes]:
+        return [row.body for row in self._streams.get(stream_id, [])[after : after + limit]]
 
     async def all(self, *, after: int, limit: int) -> list[Stored]:
         return self._rows[after : after + limit]
@@ -64,8 +67,7 @@ class MemoryLog:
         positions: list[int] = []
         for row in append.rows:
             stored = Stored(len(self._rows) + 1, *row[:4])
-            found = self._streams.setdefault(row.stream_id, [])
-            found.append((stored.global_position, stored.tag, stored.body))
+            self._streams.setdefault(row.stream_id, []).append(stored)
             self._workspaces.setdefault(row.workspace_id, []).append(stored)
             self._rows.append(stored)
             positions.append(stored.global_position)

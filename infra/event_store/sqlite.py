@@ -17,7 +17,7 @@ from commands.transact import (
     StorageUnavailable,
 )
 from domain.events import CommandId
-from infra.event_store.codec import InStream, Stored
+from infra.event_store.codec import Stored
 from infra.event_store.lane import Append, Lane, NewRow, Written, first_conflict
 from projections.projector import STATEMENTS_MAX, statement_sizes
 
@@ -89,10 +89,8 @@ that cannot be stored."""
 
 _INSERT_BLOB = "INSERT INTO blobs VALUES (?, ?, ?) ON CONFLICT (workspace_id, address) DO NOTHING"
 _HEAD = "SELECT seq FROM sqlite_sequence WHERE name = 'stored_events'"
-_STREAM = (
-    "SELECT position, topic, state FROM stored_events"
-    " WHERE originator_id = ? AND originator_version > ? ORDER BY originator_version LIMIT ?"
-)
+_IN_STREAM = "originator_id = ? AND originator_version > ? ORDER BY originator_version LIMIT ?"
+_BODIES = f"SELECT state FROM stored_events WHERE {_IN_STREAM}"  # noqa: S608 our own text
 _COLUMNS = "position, originator_id, originator_version, topic, state"
 
 
@@ -132,8 +130,12 @@ class SqliteLog:
 
     # Reading. Every thread has a connection of its own; a read never waits for a write.
 
-    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[InStream]:
-        return self._reader().execute(_STREAM, (stream_id, after, limit)).fetchall()
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]:
+        return self._rows(_IN_STREAM, (stream_id, after, limit))
+
+    async def bodies(self, stream_id: str, *, after: int, limit: int) -> list[bytes]:
+        found = self._reader().execute(_BODIES, (stream_id, after, limit))
+        return [body for (body,) in found.fetchall()]
 
     async def all(self, *, after: int, limit: int) -> list[Stored]:
         return self._rows("position > ? ORDER BY position LIMIT ?", (after, limit))

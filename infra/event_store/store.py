@@ -19,7 +19,7 @@ from domain.events import (
     StreamId,
     WorkspaceId,
 )
-from infra.event_store.codec import Codec, InStream, Stored
+from infra.event_store.codec import CannotDecode, Codec, Stored
 from infra.event_store.lane import Append, Deliver, NewRow, Written
 from infra.ids import new_uuid
 from infra.vault import Vault
@@ -44,7 +44,8 @@ class Log(Protocol):
     """Where rows are kept. `submit` may be called in any thread, and delivers in another."""
 
     def submit(self, appends: Sequence[Append], deliver: Deliver) -> None: ...
-    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[InStream]: ...
+    async def stream(self, stream_id: str, *, after: int, limit: int) -> list[Stored]: ...
+    async def bodies(self, stream_id: str, *, after: int, limit: int) -> list[bytes]: ...
     async def all(self, *, after: int, limit: int) -> list[Stored]: ...
     async def workspace(self, workspace_id: str, *, after: int, limit: int) -> list[Stored]: ...
     async def head(self) -> int: ...
@@ -107,17 +108,29 @@ class EventStore:
     async def _catch_up(
         self, aggregate: Aggregate[S, E], stream_id: StreamId, known: Loaded[S]
     ) -> Loaded[S]:
-        while rows := await self._log.stream(stream_id, after=known.version, limit=PAGE_ROWS_MAX):
-            events: Any = self._codec.events(rows)
-            known = Loaded(
-                aggregate.fold(events, known.state),
-                known.version + len(rows),
-                known.first or self._codec.metadata(rows[0]),
-                self._codec.metadata(rows[-1]),
-            )
-            if len(rows) < PAGE_ROWS_MAX:
+        version = known.version
+        while bodies := await self._log.bodies(stream_id, after=version, limit=PAGE_ROWS_MAX):
+            try:
+                known = self._folded(aggregate, known, bodies)
+            except CannotDecode:
+                # Whole rows tell where the fault is.
+                await self.read_stream(stream_id, after=version)
+                raise
+            version = known.version
+            if len(bodies) < PAGE_ROWS_MAX:
                 break
         return known
+
+    def _folded(
+        self, aggregate: Aggregate[S, E], known: Loaded[S], bodies: Sequence[bytes]
+    ) -> Loaded[S]:
+        events: Any = self._codec.events(bodies)
+        return Loaded(
+            aggregate.fold(events, known.state),
+            known.version + len(bodies),
+            known.first or self._codec.metadata(bodies[0]),
+            self._codec.metadata(bodies[-1]),
+        )
 
     def _remember(self, stream_id: StreamId, cached: _Cached) -> None:
         newer = self._states.get(stream_id)
@@ -215,13 +228,7 @@ class EventStore:
     async def read_stream(
         self, stream_id: StreamId, *, after: int = 0, limit: int = PAGE_ROWS_MAX
     ) -> list[Recorded[AnyEvent]]:
-        rows = await self._log.stream(stream_id, after=after, limit=limit)
-        return self._decoded(
-            [
-                Stored(position, stream_id, version, tag, body)
-                for version, (position, tag, body) in enumerate(rows, start=after + 1)
-            ]
-        )
+        return self._decoded(await self._log.stream(stream_id, after=after, limit=limit))
 
     async def read_all(
         self, *, after: int = 0, limit: int = PAGE_ROWS_MAX

@@ -15,7 +15,7 @@ from domain.agents import AgentArchived, AgentId, AgentTagged
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.events import CommandId, Event, JsonObject, Metadata, Personal
 from domain.upcasters import STEPS_MAX, Upcasters
-from infra.event_store.codec import CannotDecode, Codec, InStream, Stored, personal_fields
+from infra.event_store.codec import CannotDecode, Codec, Stored, personal_fields
 from infra.vault import Vault
 from tests.contracts.stores import ACME, NOON
 from tests.strategies import any_event, events_of
@@ -70,13 +70,9 @@ def opened(event: Any, vault: Vault) -> Any:
     return msgspec.structs.replace(event, **plain)
 
 
-def in_stream(row: Stored) -> InStream:
-    return (row.global_position, row.tag, row.body)
-
-
 def folded(codec: Codec, row: Stored) -> AnyEvent:
     """Read a row as those do who fold."""
-    (only,) = codec.events([in_stream(row)])
+    (only,) = codec.events([row.body])
     return only
 
 
@@ -91,7 +87,7 @@ def test_every_event_comes_back_as_it_was(
     recorded = codec.decode(row)
     assert opened(recorded.event, vault) == event
     assert opened(folded(codec, row), vault) == event
-    assert recorded.metadata == codec.metadata(in_stream(row)) == about
+    assert recorded.metadata == codec.metadata(row.body) == about
     assert (recorded.event_id, recorded.schema_version) == ("id", event.schema_version)
     place = (recorded.stream_id, recorded.stream_version, recorded.global_position)
     assert place == ("agent-acme+1", 3, 7)
@@ -203,7 +199,7 @@ def test_upcasters_that_go_in_circles_are_found_out(vault: Vault) -> None:
     codec = Codec(vault, upcasters=circle)
     row = old({"type": "agent_tagged", "agent_id": 1, "tags": []})
     for read in (codec.decode, partial(folded, codec)):
-        with pytest.raises(CannotDecode, match=r"agent_tagged at 7: .* do not come to an end"):
+        with pytest.raises(CannotDecode, match="do not come to an end"):
             read(row)
 
 
@@ -227,9 +223,11 @@ GOOD = old({"type": "agent_archived", "agent_id": 1}).body
     ids=["unknown", "cut short", "empty", "no event", "wrong type", "no field", "no text"],
 )
 def test_what_cannot_be_read_is_named_with_its_place(codec: Codec, tag: str, body: bytes) -> None:
-    for read in (codec.decode, partial(folded, codec)):
-        with pytest.raises(CannotDecode, match=rf"^{tag} at 41: "):
-            read(stored(tag, body, position=41))
+    row = stored(tag, body, position=41)
+    with pytest.raises(CannotDecode, match=rf"^{tag} at 41: "):
+        codec.decode(row)
+    with pytest.raises(CannotDecode):
+        folded(codec, row)
 
 
 @pytest.mark.parametrize("field", [b'"type"', b'"agent_id"', b'"event"'])
@@ -239,15 +237,15 @@ def test_an_old_event_that_cannot_be_read_is_named_with_its_place(
     codec = Codec(vault, upcasters={("agent_archived", 1): lambda event: {**event}})
     row = stored("agent_archived", GOOD.replace(field, b'"other"'), position=41)
     with pytest.raises(CannotDecode, match=r"^agent_archived at 41: "):
+        codec.decode(row)
+    with pytest.raises(CannotDecode):
         folded(codec, row)
 
 
 @pytest.mark.parametrize("body", [b"{", GOOD.replace(b'"metadata"', b'"other"'), b"\xff"])
-def test_circumstances_that_cannot_be_read_are_named_with_their_place(
-    codec: Codec, body: bytes
-) -> None:
-    with pytest.raises(CannotDecode, match=r"^agent_archived at 41: "):
-        codec.metadata((41, "agent_archived", body))
+def test_circumstances_that_cannot_be_read_are_refused(codec: Codec, body: bytes) -> None:
+    with pytest.raises(CannotDecode):
+        codec.metadata(body)
 
 
 def test_a_field_that_a_later_release_added_is_passed_over(codec: Codec) -> None:
