@@ -31,6 +31,12 @@ class Answer(Response[Any]):
         self._status = status
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
+        async def respond(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await self.respond(send)
+
+        return respond
+
+    async def respond(self, send: Send) -> None:
         body = _encoder.encode(self.content)
         headers = [(name.lower().encode(), text.encode()) for name, text in self.headers.items()]
         headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
@@ -44,15 +50,11 @@ class Answer(Response[Any]):
             "body": body,
             "more_body": False,
         }
-
-        async def respond(_scope: Scope, _receive: Receive, send: Send) -> None:
-            await send(start)
-            await send(rest)
-
-        return respond
+        await send(start)
+        await send(rest)
 
 
-def accepted(outcome: Outcome[R], body: Any, version: int, status: int) -> Response[Any]:  # noqa: ANN401
+def accepted(outcome: Outcome[R], body: Any, version: int, status: int) -> Answer:  # noqa: ANN401
     """Tell the new version, and where the store is, so that a client can wait for a read model."""
     headers = {"ETag": f'"{version}"'}
     if outcome.global_position is not None:

@@ -37,6 +37,7 @@ from projections.usage import AgentUsage, usage_of_agents
 from read_api.accepted import accepted
 from read_api.asked import ApiRequest
 from read_api.errors import missing
+from read_api.lane import SHORT
 from read_api.view import EntityId, View
 
 BODY_MAX = 1024 * 1024
@@ -193,7 +194,7 @@ class AgentController(Controller):
     tags = ("agents",)
     request_max_body_size = BODY_MAX
 
-    @post("/", summary="Register an agent")
+    @post("/", summary="Register an agent", opt=SHORT)
     async def register(
         self,
         data: JSONBody[NewAgent],

@@ -24,6 +24,7 @@ from read_api.edge import DOCS_PATH, edge
 from read_api.errors import problem_details, unexpected
 from read_api.events import EventController
 from read_api.health import health, overview
+from read_api.lane import lane
 from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
 from read_api.usage import UsageController
@@ -65,6 +66,7 @@ def create_app(
     on_startup: Sequence[Callable[[], Any]] = (),
     on_shutdown: Sequence[Callable[[], Any]] = (),
 ) -> Litestar:
+    request_class = bound_to(Shared(ports, commands, edges.closing))
     app = Litestar(
         route_handlers=[
             AgentController,
@@ -80,8 +82,11 @@ def create_app(
             ),
         ],
         dependencies=_dependencies(ports, edges),
-        middleware=[partial(guard, reader=edges.key_reader)],
-        request_class=bound_to(Shared(ports, commands, edges.closing)),
+        middleware=[
+            partial(guard, reader=edges.key_reader),
+            partial(lane, request_class=request_class),
+        ],
+        request_class=request_class,
         request_max_body_size=edges.body_max,
         plugins=[problem_details, documented_problems],
         exception_handlers={500: unexpected, Exception: _any},

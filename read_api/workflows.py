@@ -41,6 +41,7 @@ from projections.workflows import (
 from read_api.accepted import accepted
 from read_api.asked import ApiRequest
 from read_api.errors import missing
+from read_api.lane import SHORT
 from read_api.view import EntityId, View
 
 BODY_MAX = 10 * 1024 * 1024
@@ -242,7 +243,7 @@ class WorkflowController(Controller):
     tags = ("workflows",)
     request_max_body_size = BODY_MAX
 
-    @post("/", summary="Draft a workflow")
+    @post("/", summary="Draft a workflow", opt=SHORT)
     async def draft(
         self,
         data: JSONBody[NewWorkflow],

@@ -16,6 +16,7 @@ NO_SLICE = {
         "app",
         "asked",
         "auth",
+        "lane",
         "bodies",
         "edge",
         "errors",
