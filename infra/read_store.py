@@ -15,6 +15,7 @@ from domain.catalog import AnyEvent
 from domain.events import Recorded
 from projections.projector import (
     READ_MODELS,
+    STATEMENTS_MAX,
     Batch,
     Projector,
     checkpoint,
@@ -52,7 +53,11 @@ def open_engine(path: Path | None) -> Engine:
     """
     engine = create_engine(
         "sqlite://" if path is None else f"sqlite:///{path}",
-        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        connect_args={
+            "timeout": BUSY_TIMEOUT_S,
+            "check_same_thread": False,
+            "cached_statements": STATEMENTS_MAX,
+        },
     )
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -106,22 +106,29 @@ def _by_key(table: Table) -> Select[Any]:
 
 @lru_cache(maxsize=STATEMENTS_MAX)
 def _upsert(table: Table, dialect: Dialect, size: int) -> str:
+    head, values, tail = _upsert_one(table, dialect)
+    return f"{head}{', '.join([values] * size)}{tail}"
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _upsert_one(table: Table, dialect: Dialect) -> tuple[str, str, str]:
+    """Spell what stands before one row's values, those values, and what stands after them."""
     keys = [column.name for column in table.primary_key]
     insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).values([{c.name: None for c in table.columns}] * size)
+    statement = insert(table).values([{c.name: None for c in table.columns}])
     others = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in keys}
     upsert = statement.on_conflict_do_update(index_elements=keys, set_=others)
-    return str(upsert.compile(dialect=dialect))
+    head, _, rest = str(upsert.compile(dialect=dialect)).partition(" VALUES ")
+    values, _, tail = rest.partition(" ON CONFLICT")
+    return f"{head} VALUES ", values, f" ON CONFLICT{tail}"
 
 
 def statement_sizes(count: int) -> Iterator[int]:
-    """Split a number of rows into few sizes of statements, so that each is prepared only once."""
-    size = ROWS_AT_ONCE_MAX
-    while count:
-        while size > count:
-            size //= 2
-        yield size
-        count -= size
+    """Split a number of rows into statements, of so few sizes that all stay prepared."""
+    full, rest = divmod(count, ROWS_AT_ONCE_MAX)
+    yield from repeat(ROWS_AT_ONCE_MAX, full)
+    if rest:
+        yield rest
 
 
 class Batch:
