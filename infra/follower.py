@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 
 import structlog
@@ -16,6 +17,9 @@ from projections.projector import Projector, project, project_all
 
 BATCH_MAX = 500
 """Events projected in one transaction."""
+
+GATHER_S = 0.025
+"""How long events are gathered for one transaction while no reader waits for them."""
 
 RETRY_S = 1.0
 """Pause while the read models' disk is full, or another process holds their lock."""
@@ -42,6 +46,7 @@ class Follower:
         self._thread = projection_thread()
         self._waiters: set[asyncio.Future[None]] = set()
         self._touched: dict[str, int] = {}
+        self._wanted = asyncio.Event()
         self._held_up = False
         self._ended = False
         self.failed: dict[str, str] = {}
@@ -52,6 +57,7 @@ class Follower:
             while True:
                 if not await self._advance():
                     await self._store.changed()
+                await self._gather()
         finally:
             self._ended = True
             self._thread.shutdown(wait=True)
@@ -72,6 +78,7 @@ class Follower:
         """Wait until a projector has passed a position; False if it takes too long."""
         deadline = monotonic() + timeout_s
         while self._positions[projector] < position:
+            self._wanted.set()
             left = deadline - monotonic()
             if left <= 0 or projector in self.failed:
                 return False
@@ -95,6 +102,13 @@ class Follower:
             await asyncio.wait([waiter], timeout=timeout_s)
         finally:
             self._waiters.discard(waiter)
+
+    async def _gather(self) -> None:
+        """Let more events come, unless somebody waits for those that are there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self._wanted.wait()
+        self._wanted.clear()
 
     async def _advance(self) -> bool:
         """Project the next batch; False when there is none."""

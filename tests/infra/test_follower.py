@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import event, select
 from structlog.testing import capture_logs
 
+from infra import follower as follower_module
 from infra.follower import BATCH_MAX, Follower
 from projections.identity import IdentityProjector, workspaces
 from tests.infra.recording import WAIT_MAX_S, Diary, Folder, until
@@ -210,3 +211,16 @@ async def test_a_follower_that_has_ended_has_nothing_to_catch_up_with(folder: Fo
     await folder.name_workspaces("a")
     assert await follower.catch_up()
     assert noted(folder) == []
+
+
+async def test_events_are_gathered_until_a_reader_waits_for_them(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "GATHER_S", 3_600)
+    diary = Diary()
+    async with following(follower := folder.follower(diary)):
+        for name in "abcdef":
+            last = await folder.name_workspaces(name)
+        assert await follower.wait("diary", last, timeout_s=WAIT_MAX_S)
+    assert diary.seen == list(range(1, last + 1))
+    assert len(set(map(id, diary.batches))) <= 2

@@ -20,7 +20,7 @@ from infra import process_runner
 from infra.process_runner import FAULT_PAUSE, RUNS_AT_ONCE_MAX, STORE_PAUSE, ProcessRunner
 from infra.read_store import Reads
 from projections.runs import DueRunsProjector
-from tests.infra.recording import NOON, Folder, until
+from tests.infra.recording import NOON, WAIT_MAX_S, Folder, until
 
 MANY = RUNS_AT_ONCE_MAX + 6
 
@@ -81,10 +81,10 @@ class Stage:
 
     async def looked_again(self) -> None:
         """Wait until the runner has looked at all that is due, and done something about it."""
-        for _ in range(2):
-            wanted = self.looks + 1
-            await self.folder.name_workspaces("a")
-            await until(partial(self._has_looked, wanted))
+        await until(partial(self._has_looked, self.looks + 2))
+
+    async def head(self) -> int:
+        return await self.folder.store.head()
 
     def _has_looked(self, times: int) -> bool:
         return self.looks >= times
@@ -100,7 +100,8 @@ def logs() -> Iterator[list[MutableMapping[str, Any]]]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(process_runner, "LOOK_S", 0.02)
     folder = Folder(tmp_path)
     made = Stage(folder)
     yield made
@@ -175,6 +176,20 @@ async def test_runs_that_sleep_do_not_hide_one_that_is_due(stage: Stage) -> None
         due = await stage.folder.start_run(1_000)
         await until(lambda: stage.process.asked[due])
     assert all(stage.process.asked[run] == 1 for run in sleepers)
+
+
+async def test_a_run_is_taken_up_as_soon_as_it_is_recorded(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_runner, "LOOK_S", 3_600)
+    async with stage.going():
+        await until(lambda: stage.looks)
+        run = await stage.folder.start_run(1)
+        await until(lambda: stage.process.asked[run])
+        looked = stage.looks
+        await stage.folder.name_workspaces("a")
+        assert await stage.follower.wait("due_runs", await stage.head(), timeout_s=WAIT_MAX_S)
+        assert stage.looks == looked
 
 
 # What goes wrong.
