@@ -31,9 +31,9 @@ from domain.agents import (
     AgentStatus,
     AgentTagged,
     ModelConfig,
+    changed,
 )
 from domain.catalog import AnyEvent
-from domain.changes import applied
 from domain.events import Event, JsonObject, Recorded, WorkspaceId
 from projections.projector import READ_MODELS, Batch, Row, as_json, folded_tags, micros, moment
 
@@ -115,7 +115,7 @@ def _changed(
 ) -> Row:
     match event:
         case AgentChanged():
-            return _profile_columns(applied(_profile(row), event.changes))
+            return _profile_columns(changed(_profile(row), event.changes))
         case AgentTagged():
             return _tag_columns(event.tags)
         case AgentModelConfigured():

@@ -134,8 +134,7 @@ class SqliteLog:
         return self._rows(_IN_STREAM, (stream_id, after, limit))
 
     async def bodies(self, stream_id: str, *, after: int, limit: int) -> list[bytes]:
-        found = self._reader().execute(_BODIES, (stream_id, after, limit))
-        return [body for (body,) in found.fetchall()]
+        return [body for (body,) in self._reader().execute(_BODIES, (stream_id, after, limit))]
 
     async def all(self, *, after: int, limit: int) -> list[Stored]:
         return self._rows("position > ? ORDER BY position LIMIT ?", (after, limit))

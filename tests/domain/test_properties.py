@@ -19,6 +19,7 @@ from domain.agents import (
     AgentRegistered,
     ModelConfig,
 )
+from domain.changes import applied
 from domain.claims import CLAIM, ClaimEvent
 from domain.errors import DomainError
 from domain.events import Aggregate, Event
@@ -200,3 +201,10 @@ def test_a_decision_taken_twice_records_once(
             continue
         state = aggregate.fold(recorded, state)
         assert decide(state) == ()
+
+
+@given(made(AgentProfile), made(AgentChanges))
+def test_agents_have_a_short_way_to_apply_changes_that_leaves_out_no_field(
+    profile: AgentProfile, changes: AgentChanges
+) -> None:
+    assert agents.changed(profile, changes) == applied(profile, changes)
