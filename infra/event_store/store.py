@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -52,7 +52,7 @@ class Log(Protocol):
     async def workspace_head(self, workspace_id: str) -> int: ...
     async def command(self, command_id: CommandId) -> Known | None: ...
     async def blob(self, workspace_id: str, address: str) -> bytes | None: ...
-    def close(self) -> None: ...
+    def close(self) -> Awaitable[None] | None: ...
 
 
 class _Cached(NamedTuple):
@@ -80,7 +80,13 @@ class EventStore:
         self._waiters: set[asyncio.Future[None]] = set()
 
     def close(self) -> None:
+        """Close a log that closes at once; any other one with `aclose`."""
         self._log.close()
+
+    async def aclose(self) -> None:
+        closing = self._log.close()
+        if closing is not None:
+            await closing
 
     # Folding.
 
