@@ -12,18 +12,32 @@ PREFIX = "AUTOMATOS_"
 UNPREFIXED = frozenset(
     {
         "ANTHROPIC_API_KEY",
+        "DATABASE_URL",
         "DATA_DIR",
         "HUGGINGFACE_API_KEY",
+        "KAFKA_BOOTSTRAP_SERVERS",
         "LLM_MODEL",
         "LLM_PROVIDER",
         "LOG_LEVEL",
         "OPENAI_API_KEY",
         "PORT",
+        "REDIS_URL",
     }
 )
 """Names that count without our prefix: the original's, and what everybody expects."""
 
-SECRETS = frozenset({"anthropic_api_key", "huggingface_api_key", "openai_api_key"})
+FOREIGN = frozenset({"POSTGRES_ENABLE_DB_FUNCTIONS"})
+"""Switches of the `eventsourcing` package that lose events for whoever follows the log."""
+
+SECRETS = frozenset(
+    {
+        "anthropic_api_key",
+        "database_url",
+        "huggingface_api_key",
+        "openai_api_key",
+        "redis_url",
+    }
+)
 
 DEFAULT_MODELS = {
     "openai": "gpt-5-mini",
@@ -47,6 +61,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         offline_when_no_key: Let the built-in extractive model answer for a
             provider without a key, labelled as such; else such a step fails.
         llm_stream: Ask models for streamed answers.
+        database_url: PostgreSQL, for the production profile; the embedded one has none.
+        redis_url: Wakes other processes; without it they poll.
+        kafka_partitions: Fixed when the topic is made.
+        postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
     """
 
@@ -66,6 +84,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     openai_base_url: str = ""
     anthropic_base_url: str = ""
     huggingface_base_url: str = ""
+    database_url: Annotated[str, msgspec.Meta(pattern="^(|postgres(ql)?://.+)$")] = ""
+    redis_url: Annotated[str, msgspec.Meta(pattern="^(|rediss?://.+|unix://.+)$")] = ""
+    kafka_bootstrap_servers: str = ""
+    kafka_topic: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9._-]{1,200}$")] = (
+        "automatos.events"
+    )
+    kafka_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 12
+    postgres_pool_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
 
     @classmethod
@@ -75,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             BadSettings: A variable is unknown or malformed.
         """
+        for name in sorted(FOREIGN & set(env)):
+            raise BadSettings(f"{name} must not be set: with it, readers of the log miss events.")
         variables = {name.lower(): name for name in UNPREFIXED if env.get(name)}
         for variable in sorted(env):
             if variable.startswith(PREFIX):

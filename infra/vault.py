@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,11 +32,26 @@ class BlobIsMissing(Exception):
     """An event refers to a text that the store does not hold: the installation is damaged."""
 
 
-class Vault:
-    """Seals with AES-256-GCM, one random 96-bit nonce per value."""
+class Keys(Protocol):
+    """Where keys lie. May be asked from several threads."""
+
+    def find(self, workspace_id: WorkspaceId, subject: str) -> bytes | None: ...
+    def add(self, workspace_id: WorkspaceId, subject: str, key: bytes) -> None:
+        """Keep a key, unless the subject has one.
+
+        Raises:
+            CommandError: It cannot be kept.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class SqliteKeys:
+    """Keys in a file of their own."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open or make the key database; None keeps keys in memory, for tests."""
+        """Open or make the file; None keeps keys in memory, for tests."""
         if path is not None:
             path.touch(mode=0o600)
         self._lock = threading.Lock()
@@ -48,10 +64,41 @@ class Vault:
             "CREATE TABLE IF NOT EXISTS keys (workspace_id TEXT NOT NULL, subject TEXT NOT NULL,"
             " key BLOB NOT NULL, PRIMARY KEY (workspace_id, subject)) WITHOUT ROWID"
         )
-        self._cached: dict[tuple[str, str], bytes] = {}
+
+    def find(self, workspace_id: WorkspaceId, subject: str) -> bytes | None:
+        with self._lock:
+            row = self._database.execute(
+                "SELECT key FROM keys WHERE workspace_id = ? AND subject = ?",
+                (workspace_id, subject),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def add(self, workspace_id: WorkspaceId, subject: str, key: bytes) -> None:
+        try:
+            with self._lock:
+                self._database.execute(
+                    "INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", (workspace_id, subject, key)
+                )
+        except sqlite3.OperationalError as error:
+            raise _unavailable(error) from error
 
     def close(self) -> None:
         self._database.close()
+
+
+class Vault:
+    """Seals with AES-256-GCM, one random 96-bit nonce per value.
+
+    Args:
+        keys: Where keys lie; a path for a file of their own, None for memory.
+    """
+
+    def __init__(self, keys: Keys | Path | None = None) -> None:
+        self._keys = SqliteKeys(keys) if keys is None or isinstance(keys, Path) else keys
+        self._cached: dict[tuple[str, str], bytes] = {}
+
+    def close(self) -> None:
+        self._keys.close()
 
     def seal(self, workspace_id: WorkspaceId, subject: str, text: str) -> str:
         key = self._key(workspace_id, subject)
@@ -102,14 +149,7 @@ class Vault:
         known = self._known_key(workspace_id, subject)
         if known is not None:
             return known
-        try:
-            with self._lock:
-                self._database.execute(
-                    "INSERT OR IGNORE INTO keys VALUES (?, ?, ?)",
-                    (workspace_id, subject, os.urandom(KEY_BYTES)),
-                )
-        except sqlite3.OperationalError as error:
-            raise _unavailable(error) from error
+        self._keys.add(workspace_id, subject, os.urandom(KEY_BYTES))
         made = self._known_key(workspace_id, subject)
         assert made is not None
         return made
@@ -119,16 +159,13 @@ class Vault:
         cached = self._cached.get(place)
         if cached is not None:
             return cached
-        with self._lock:
-            row = self._database.execute(
-                "SELECT key FROM keys WHERE workspace_id = ? AND subject = ?", place
-            ).fetchone()
-            if row is None:
-                return None
-            if len(self._cached) >= KEYS_CACHED_MAX:
-                self._cached.clear()
-            self._cached[place] = row[0]
-        return bytes(row[0])
+        key = self._keys.find(*place)
+        if key is None:
+            return None
+        if len(self._cached) >= KEYS_CACHED_MAX:
+            self._cached.clear()
+        self._cached[place] = key
+        return key
 
 
 def _unavailable(error: sqlite3.OperationalError) -> CommandError:

@@ -70,7 +70,8 @@ def test_every_setting_can_be_given() -> None:
 
 
 def test_secrets_are_told_to_be_there_and_no_more() -> None:
-    env = {name.upper(): SECRET for name in SECRETS}
+    urls = {"database_url": f"postgresql://u:{SECRET}@h/d", "redis_url": f"redis://:{SECRET}@h"}
+    env = {name.upper(): urls.get(name, SECRET) for name in SECRETS}
     settings = Settings.from_env(env)
     assert set(settings.api_keys.values()) == {SECRET}
     for spelled in (repr(settings), str(settings), f"{settings}", str(settings.shown())):
@@ -82,7 +83,13 @@ def test_secrets_are_told_to_be_there_and_no_more() -> None:
 
 def test_a_setting_that_is_a_key_is_a_secret() -> None:
     keys = {name for name in Settings.__struct_fields__ if name.endswith("_api_key")}
-    assert keys == SECRETS
+    assert keys | {"database_url", "redis_url"} == SECRETS
+
+
+@pytest.mark.parametrize("value", ["yes", "no", ""])
+def test_the_switch_that_loses_events_for_readers_is_refused(value: str) -> None:
+    with pytest.raises(BadSettings, match="POSTGRES_ENABLE_DB_FUNCTIONS must not be set"):
+        Settings.from_env({"POSTGRES_ENABLE_DB_FUNCTIONS": value})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from commands.transact import CommandError, StorageFull, StorageUnavailable
 from domain.events import Blob, WorkspaceId
-from infra.vault import ERASED, KEYS_CACHED_MAX, BlobIsMissing, Vault
+from infra.vault import ERASED, KEYS_CACHED_MAX, BlobIsMissing, SqliteKeys, Vault
 
 ACME, GLOBEX = WorkspaceId("acme"), WorkspaceId("globex")
 SUBJECT = "key_id:k1"
@@ -162,11 +162,10 @@ def test_more_keys_than_are_cached_still_open(vault: Vault) -> None:
     ("pragma", "refusal"),
     [("max_page_count = 1", StorageFull), ("query_only = ON", StorageUnavailable)],
 )
-def test_a_key_that_cannot_be_kept_is_not_used(
-    vault: Vault, pragma: str, refusal: type[CommandError]
-) -> None:
-    vault._database.execute(f"PRAGMA {pragma}")
-    with pytest.raises(refusal):
+def test_a_key_that_cannot_be_kept_is_not_used(pragma: str, refusal: type[CommandError]) -> None:
+    keys = SqliteKeys()
+    keys._database.execute(f"PRAGMA {pragma}")
+    with closing(Vault(keys)) as vault, pytest.raises(refusal):
         seal_for_many(vault)
 
 
