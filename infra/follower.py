@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from domain.catalog import AnyEvent
-from domain.events import Recorded
+from domain.events import Recorded, WorkspaceId
 from infra.event_store.store import EventStore
 from infra.read_store import positions, projection_thread, will_pass
 from projections.projector import Projector, project, project_all
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 class Follower:
-    """Implements `read_api.freshness.Progress`.
+    """Implements `read_api.reads.Progress`.
 
     A projector that fails on an event stops there and is reported; the others go on.
     """
@@ -72,6 +72,14 @@ class Follower:
 
     def position(self, projector: str) -> int:
         """Tell the last position a projector has passed."""
+        return self._positions[projector]
+
+    async def reach(
+        self, projector: str, workspace_id: WorkspaceId, position: int, *, timeout_s: float
+    ) -> int:
+        """Wait as `wait` does; tell the position that the projector has passed by then."""
+        if self._positions[projector] < position:
+            await self.wait(projector, position, timeout_s=timeout_s)
         return self._positions[projector]
 
     async def wait(self, projector: str, position: int, *, timeout_s: float) -> bool:

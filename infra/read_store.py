@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event
 from sqlalchemy.exc import OperationalError
 
 from domain.catalog import AnyEvent
-from domain.events import Recorded
+from domain.events import Recorded, WorkspaceId
 from projections.projector import (
     READ_MODELS,
     STATEMENTS_MAX,
@@ -106,6 +106,15 @@ class Reads:
         **kwargs: P.kwargs,
     ) -> T:
         return query(self._connection, *args, **kwargs)
+
+    async def ask_in(
+        self,
+        workspace_id: WorkspaceId,
+        query: Callable[Concatenate[Connection, WorkspaceId, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return query(self._connection, workspace_id, *args, **kwargs)
 
     def close(self) -> None:
         self._connection.close()

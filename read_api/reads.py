@@ -19,7 +19,17 @@ class Reads(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query function of `projections` on the read models."""
+        """Run a query function of `projections` on every workspace's rows."""
+        ...
+
+    async def ask_in(
+        self,
+        workspace_id: WorkspaceId,
+        query: Callable[Concatenate[Connection, WorkspaceId, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query function on one workspace's rows."""
         ...
 
 
@@ -52,4 +62,10 @@ class Progress(Protocol):
     failed: dict[str, str]
 
     def position(self, projector: str) -> int: ...
-    async def wait(self, projector: str, position: int, *, timeout_s: float) -> bool: ...
+    async def reach(
+        self, projector: str, workspace_id: WorkspaceId, position: int, *, timeout_s: float
+    ) -> int:
+        """Wait until a projector has passed a position of a workspace, within a bound; tell the
+        position that it has passed by then.
+        """
+        ...

@@ -80,11 +80,11 @@ class View:
         wanted = max(self._ports.log.last_write(self.workspace_id), self._minimum)
         deadline = monotonic() + WAIT_MAX_S
         for projector in projectors:
-            fresh = progress.position(projector) >= wanted or await progress.wait(
-                projector, wanted, timeout_s=deadline - monotonic()
+            passed = await progress.reach(
+                projector, self.workspace_id, wanted, timeout_s=deadline - monotonic()
             )
-            self._stale = self._stale or not fresh
-            self._positions.append(progress.position(projector))
+            self._stale = self._stale or passed < wanted
+            self._positions.append(passed)
 
     async def ask(
         self,
@@ -92,7 +92,7 @@ class View:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        return await self._ports.reads.ask(query, self.workspace_id, *args, **kwargs)
+        return await self._ports.reads.ask_in(self.workspace_id, query, *args, **kwargs)
 
     async def text(self, blob: Blob | None) -> str | None:
         return None if blob is None else await self._ports.log.text(self.workspace_id, blob)
