@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # Built on Hypothesis's own default, not on what it picks where CI is set: that one repeats

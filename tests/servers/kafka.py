@@ -1,0 +1,100 @@
+"""Apache Kafka, one node that is broker and controller."""
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from tests.servers.java import HERE, cached, download, java
+from tests.servers.server import LOCAL, Program, Server, free_port
+
+CLUSTER = "YXV0b21hdG9zLXRlc3RzLTE"
+FAST = ("-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+FORMAT_MAX_S = 60
+
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "BROKER",
+    "listener.security.protocol.map": "CLIENTS:PLAINTEXT,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    # A killed broker comes back only after its controller has missed it for so long.
+    "broker.session.timeout.ms": 3000,
+    "broker.heartbeat.interval.ms": 500,
+    "offsets.topic.replication.factor": 1,
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "transaction.state.log.num.partitions": 4,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    "group.initial.rebalance.delay.ms": 0,
+}
+
+
+def kafka(
+    *,
+    port: int | None = None,
+    advertised_port: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    owner: int | None = None,
+) -> Server:
+    """Make a broker; `advertised_port` is a proxy's, which clients are then sent to."""
+    port = free_port() if port is None else port
+    broker, controller = free_port(), free_port()
+    addresses = {
+        "controller.quorum.voters": f"1@{LOCAL}:{controller}",
+        "listeners": f"CLIENTS://{LOCAL}:{port},BROKER://{LOCAL}:{broker}"
+        f",CONTROLLER://{LOCAL}:{controller}",
+        "advertised.listeners": f"CLIENTS://{LOCAL}:{advertised_port or port}"
+        f",BROKER://{LOCAL}:{broker}",
+    }
+    program = Program(
+        name="kafka",
+        prepare=lambda folder: _prepare(folder, addresses | dict(settings or {})),
+        command=lambda folder: [*_java(), "kafka.Kafka", str(folder / "server.properties")],
+        ready="Kafka Server started",
+        version=r"Kafka version: (\S+)",
+        url=f"{LOCAL}:{port}",
+    )
+    return Server(program, port, owner=owner)
+
+
+def _prepare(folder: Path, settings: Mapping[str, object]) -> None:
+    shutil.copytree(_installed() / "formatted", folder / "data")
+    _write(folder, settings)
+
+
+def _write(folder: Path, settings: Mapping[str, object]) -> Path:
+    file = folder / "server.properties"
+    lines = SETTINGS | settings | {"log.dirs": folder / "data"}
+    file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+    return file
+
+
+@cache
+def _installed() -> Path:
+    java()
+    return cached(_install)
+
+
+def _install(folder: Path) -> None:
+    """Fetch Kafka, and format the storage that every broker of ours begins with."""
+    download(folder / "lib")
+    listener = {"listeners": "BROKER://:1,CONTROLLER://:2", "controller.quorum.voters": "1@:2"}
+    file = _write(folder, listener)
+    tool = ("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(file))
+    subprocess.run(
+        [str(java()), "-cp", f"{folder}/lib/*", *tool],
+        check=True,
+        capture_output=True,
+        timeout=FORMAT_MAX_S,
+    )
+    (folder / "data").rename(folder / "formatted")
+    file.unlink()
+
+
+def _java() -> list[str]:
+    logging = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
+    return [str(java()), *FAST, logging, "-cp", f"{_installed()}/lib/*"]
