@@ -32,11 +32,18 @@ class Append(NamedTuple):
 
     Attributes:
         command: None for appends without one, as the `eventsourcing` package makes them.
+        tracking: Which notification of another application the package's process recorders
+            have processed by this; each only once.
     """
 
     rows: Sequence[NewRow]
     command: Command | None = None
     blobs: Sequence[SealedBlob] = ()
+    tracking: tuple[str, int] | None = None
+
+
+class AlreadyTracked(Exception):
+    """A notification was processed before."""
 
 
 Written: TypeAlias = list[int] | Exception

@@ -17,6 +17,7 @@ from infra.event_store.codec import Stored
 from infra.event_store.lane import (
     BATCH_ROWS_MAX,
     CLOSED,
+    AlreadyTracked,
     Append,
     Deliver,
     LaneIsClosed,
@@ -99,6 +100,14 @@ _KNOWN_COMMANDS: LiteralString = (
 _OURS: LiteralString = (
     "SELECT position FROM stored_events"
     " WHERE originator_id = %s AND originator_version = %s AND state = %s"
+)
+_TRACKED: LiteralString = (
+    "SELECT application_name, notification_id FROM notification_tracking"
+    " WHERE application_name = ANY(%b::text[])"
+)
+_TRACK: LiteralString = (
+    "INSERT INTO notification_tracking VALUES (%s, %s)"
+    " ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id"
 )
 _PRUNE: LiteralString = (
     "DELETE FROM commands WHERE command_id IN"
@@ -290,6 +299,8 @@ class PostgresLog:
         return [unavailable(last) for _ in appends]
 
     async def _write(self, appends: Sequence[Append]) -> list[Written]:
+        if any(append.tracking for append in appends):
+            return await self._insert_valid(appends)
         try:
             return await self._insert(appends)
         except (errors.IntegrityError, errors.DataError, UnicodeError, ValueError):
@@ -338,6 +349,9 @@ class PostgresLog:
             return []
         row = await (await connection.execute(_APPEND, _values(good), prepare=True)).fetchone()
         assert row is not None
+        for append in good:
+            if append.tracking is not None:
+                await connection.execute(_TRACK, append.tracking)
         return _positions(good, int(row[0]))
 
     async def _judged(
@@ -348,10 +362,20 @@ class PostgresLog:
         sound = [a for a, fault in zip(appends, faults, strict=True) if fault is None]
         versions = await self._versions(connection, sound)
         known = await self._known(connection, sound)
+        tracked = await self._tracked(connection, sound)
         return [
-            _judge(append, versions, known) if fault is None else fault
+            _judge(append, versions, known, tracked) if fault is None else fault
             for append, fault in zip(appends, faults, strict=True)
         ]
+
+    async def _tracked(
+        self, connection: AsyncConnection, appends: Sequence[Append]
+    ) -> dict[str, int]:
+        names = [append.tracking[0] for append in appends if append.tracking is not None]
+        if not names:
+            return {}
+        cursor = await connection.execute(_TRACKED, (names,))
+        return {str(name): int(last) for name, last in await cursor.fetchall()}
 
     async def _versions(
         self, connection: AsyncConnection, appends: Sequence[Append]
@@ -417,13 +441,24 @@ class PostgresLog:
             log.warning("old commands could not be forgotten", error=str(error))
 
 
-def _judge(append: Append, versions: dict[str, int], known: set[str]) -> Exception | None:
+def _judge(
+    append: Append, versions: dict[str, int], known: set[str], tracked: dict[str, int]
+) -> Exception | None:
     command = append.command
     if command is not None and command.command_id in known:
         return DuplicateCommand(command.command_id)
-    conflict = first_conflict(append.rows, lambda stream: versions.get(stream, 0))
+    # Ours begin at 1; the package's users may let a stream begin at 0.
+    from_zero = {row.stream_id for row in append.rows if row.stream_version == 0}
+    conflict = first_conflict(
+        append.rows, lambda stream: versions.get(stream, -1 if stream in from_zero else 0)
+    )
     if conflict is not None:
         return conflict
+    if append.tracking is not None:
+        name, notification = append.tracking
+        if tracked.get(name, -1) >= notification:
+            return AlreadyTracked(f"{name} {notification}")
+        tracked[name] = notification
     # What comes after it in the batch finds it there.
     versions.update({row.stream_id: row.stream_version for row in append.rows})
     if command is not None:

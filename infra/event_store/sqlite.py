@@ -237,8 +237,8 @@ class SqliteLog:
         now = int(self._now())
         commands = [
             (c.command_id, c.workspace_id, c.fingerprint, c.answer, _last(positions), now)
-            for (_, c, _), positions in zip(appends, written, strict=True)
-            if c is not None
+            for append, positions in zip(appends, written, strict=True)
+            if (c := append.command) is not None
         ]
         self._insert("commands", commands)
         blobs = [_blob_row(sealed) for append in appends for sealed in append.blobs]

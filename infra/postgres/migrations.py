@@ -38,6 +38,13 @@ CREATE TABLE blobs (
     content bytea NOT NULL,
     PRIMARY KEY (workspace_id, address)
 );
+CREATE VIEW notifications AS
+SELECT position AS notification_id, originator_id, originator_version, topic, state
+FROM stored_events;
+CREATE TABLE notification_tracking (
+    application_name text PRIMARY KEY,
+    notification_id bigint NOT NULL
+);
 CREATE VIEW events AS
 SELECT position, originator_id AS stream_id, originator_version AS stream_version,
     topic AS type, workspace_id, convert_from(state, 'UTF8')::json AS body
@@ -54,7 +61,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE FUNCTION refuse_gaps() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
-        SELECT FROM added a WHERE a.originator_version <> 1 AND NOT EXISTS (
+        SELECT FROM added a WHERE a.originator_version > 1 AND NOT EXISTS (
             SELECT FROM stored_events e WHERE e.originator_id = a.originator_id
             AND e.originator_version = a.originator_version - 1
         )
@@ -118,7 +125,8 @@ MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES)
 _RIGHTS = f"""
 GRANT USAGE ON SCHEMA public TO {APP_ROLE};
 GRANT SELECT, INSERT ON stored_events, blobs, keys TO {APP_ROLE};
-GRANT SELECT ON events, migrations TO {APP_ROLE};
+GRANT SELECT ON events, notifications, migrations TO {APP_ROLE};
+GRANT SELECT, INSERT, UPDATE ON notification_tracking TO {APP_ROLE};
 GRANT SELECT, INSERT, DELETE ON commands TO {APP_ROLE};
 GRANT SELECT, INSERT, UPDATE, DELETE
 ON leases, topics, relay_checkpoints, parked, heartbeats TO {APP_ROLE};

@@ -1,0 +1,60 @@
+"""Signs of life of processes that nobody can ask: they serve no port."""
+
+import asyncio
+from typing import LiteralString
+
+import psycopg
+import structlog
+
+from infra.postgres.leases import Pool
+
+BEAT_EVERY_S = 5.0
+ALIVE_WITHIN_S = 20.0
+"""A process whose youngest beat is older is taken for dead."""
+
+FORGOTTEN_AFTER = "1 day"
+
+_BEAT: LiteralString = """
+INSERT INTO heartbeats VALUES (%s, %s, clock_timestamp())
+ON CONFLICT (process, instance) DO UPDATE SET seen_at = clock_timestamp()
+"""
+_FORGET: LiteralString = (
+    "DELETE FROM heartbeats WHERE process = %s AND seen_at < clock_timestamp() - %s::interval"
+)
+_SEEN: LiteralString = (
+    "SELECT extract(epoch FROM clock_timestamp() - max(seen_at)) FROM heartbeats WHERE process = %s"
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeats:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def beat(self, process: str, instance: str) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute(_BEAT, (process, instance))
+
+    async def seen(self, process: str) -> float | None:
+        """Tell how many seconds ago the youngest beat was; None if there never was one."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SEEN, (process,))
+            row = await cursor.fetchone()
+        return None if row is None or row[0] is None else float(row[0])
+
+    async def run(self, process: str, instance: str) -> None:
+        """Beat for ever; cancel to stop. A database that is away only makes the process look dead,
+        as it should.
+        """
+        while True:
+            try:
+                await self.beat(process, instance)
+                await self._forget(process)
+            except psycopg.Error as error:
+                log.warning("no heartbeat could be left", error=type(error).__name__)
+            await asyncio.sleep(BEAT_EVERY_S)
+
+    async def _forget(self, process: str) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute(_FORGET, (process, FORGOTTEN_AFTER))
