@@ -1,8 +1,13 @@
 """The real servers that tests run against: they answer, and keep what they acknowledged."""
 
+import psycopg
+import pytest
 from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
+from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from tests.servers.fixtures import Private
+from tests.servers.postgres import majors
 
 WAIT_MAX_S = 60
 
@@ -24,6 +29,67 @@ def _received(bootstrap: str, topic: str) -> bytes:
         return bytes(next(consumer).value)
     finally:
         consumer.close()
+
+
+def _note(url: str, text: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS notes (text text)")
+        connection.execute("INSERT INTO notes VALUES (%s)", [text])
+
+
+def _notes(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [text for (text,) in connection.execute("SELECT text FROM notes")]
+
+
+@pytest.mark.parametrize("round_", [1, 2])
+def test_each_test_has_a_database_of_its_own(postgres_url: str, round_: int) -> None:
+    _note(postgres_url, f"round {round_}")
+    assert _notes(postgres_url) == [f"round {round_}"]
+
+
+@pytest.mark.parametrize("major", majors())
+def test_a_killed_postgresql_comes_back_with_what_it_acknowledged(
+    private_postgres: Private, major: int
+) -> None:
+    server = private_postgres(major=major)
+    _note(server.url, "acknowledged")
+    server.kill()
+    with pytest.raises(psycopg.OperationalError):
+        _notes(server.url)
+    server.start()
+    assert _notes(server.url) == ["acknowledged"]
+    assert server.version.startswith(f"postgresql {major}.")
+
+
+def test_a_paused_server_hangs_until_it_is_resumed(private_redis: Private) -> None:
+    server = private_redis()
+    with Redis.from_url(server.url) as client:
+        client.set("key", "before")
+        server.pause()
+        with (
+            Redis.from_url(server.url, socket_timeout=0.2, retry=None) as impatient,
+            pytest.raises(RedisTimeout),
+        ):
+            impatient.get("key")
+        server.resume()
+        assert client.get("key") == b"before"
+
+
+@pytest.mark.parametrize("round_", [1, 2])
+def test_each_test_has_an_empty_redis(redis_url: str, round_: int) -> None:
+    with Redis.from_url(redis_url) as client:
+        assert client.incr("rounds") == 1
+
+
+def test_a_killed_redis_comes_back_with_what_it_acknowledged(private_redis: Private) -> None:
+    server = private_redis()
+    with Redis.from_url(server.url) as client:
+        client.set("key", "acknowledged")
+    server.kill()
+    server.start()
+    with Redis.from_url(server.url) as client:
+        assert client.get("key") == b"acknowledged"
 
 
 def test_kafka_hands_on_what_was_sent(kafka_bootstrap: str, kafka_topic: str) -> None:

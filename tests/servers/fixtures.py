@@ -9,16 +9,20 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, LiteralString, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
+from redis import Redis
 
 from tests.servers.java import Missing, locked
 from tests.servers.kafka import kafka
+from tests.servers.postgres import postgres
+from tests.servers.redis import redis
 from tests.servers.server import Server
-
-SHARED: pytest.StashKey[Path] = pytest.StashKey()
 
 
 class Private(Protocol):
@@ -63,6 +67,60 @@ def _shared(folder: Path, name: str, make: Callable[..., Server], **options: Any
 def _private() -> Iterator[Callable[[Callable[..., Server]], Private]]:
     with ExitStack() as stack:
         yield lambda make: lambda **options: stack.enter_context(begun(make, **options))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers_folder: Path) -> str:
+    """Give the URL of an administrator's connection."""
+    named = os.environ.get("DATABASE_URL")
+    return named or _shared(servers_folder, "postgresql", postgres, fsync=False)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Give a new and empty database."""
+    name = f"test_{uuid4().hex}"
+    _administer(postgres_server, "CREATE DATABASE {}", name)
+    try:
+        yield urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
+    finally:
+        _administer(postgres_server, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+def _administer(url: str, statement: LiteralString, name: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(SQL(statement).format(Identifier(name)))
+
+
+@pytest.fixture
+def private_postgres(_private: Callable[[Callable[..., Server]], Private]) -> Private:
+    return _private(postgres)
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_folder: Path) -> str:
+    """Give the URL of this worker's own database in the run's Redis."""
+    named = os.environ.get("REDIS_URL")
+    url = named or _shared(servers_folder, "redis", redis, appendfsync="no")
+    first = int(urlsplit(url).path.strip("/") or 0)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = urlsplit(url)._replace(path=f"/{first + worker}").geturl()
+    with Redis.from_url(own) as client:
+        assert client.dbsize() == 0, "REDIS_URL names a database that somebody uses"
+    return own
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> Iterator[str]:
+    """Give an empty database, which is emptied again."""
+    yield redis_server
+    with Redis.from_url(redis_server) as client:
+        client.flushdb()
+
+
+@pytest.fixture
+def private_redis(_private: Callable[[Callable[..., Server]], Private]) -> Private:
+    return _private(redis)
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def _prepare(folder: Path, settings: Mapping[str, object]) -> None:
 
 def _write(folder: Path, settings: Mapping[str, object]) -> Path:
     file = folder / "server.properties"
-    lines = SETTINGS | settings | {"log.dirs": folder / "data"}
+    lines = SETTINGS | dict(settings) | {"log.dirs": folder / "data"}
     file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
     return file
 
