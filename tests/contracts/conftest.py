@@ -1,6 +1,5 @@
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing
 
 import pytest
 
@@ -10,11 +9,23 @@ from tests.contracts.stores import KINDS, Open
 
 
 @pytest.fixture(params=sorted(KINDS))
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
-    """Open the test's own log, of each kind there is; what is opened is closed."""
-    with ExitStack() as opened, closing(Vault()) as vault:
-        open_again = KINDS[request.param](vault, tmp_path)
-        yield lambda: opened.enter_context(closing(open_again()))
+def open_again(request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Open the test's own log, of each kind there is."""
+    with closing(Vault()) as vault:
+        yield KINDS[request.param](vault, request)
+
+
+@pytest.fixture
+async def open_store(open_again: Open) -> AsyncIterator[Open]:
+    """Open the same log; what is opened is closed."""
+    async with AsyncExitStack() as opened:
+
+        def opened_store() -> EventStore:
+            store = open_again()
+            opened.push_async_callback(store.aclose)
+            return store
+
+        yield opened_store
 
 
 @pytest.fixture

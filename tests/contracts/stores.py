@@ -6,13 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
+import pytest
+
 from commands.transact import Command, SealedBlob, Write
 from domain.agents import AGENT, AgentId, AgentTagged
 from domain.events import CommandId, Metadata, StreamId, WorkspaceId
 from infra.event_store.memory import MemoryLog
+from infra.event_store.postgres import PostgresLog
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore
 from infra.ids import new_uuid
+from infra.postgres.migrations import migrate
 from infra.vault import Vault
 
 ACME, GLOBEX = WorkspaceId("acme"), WorkspaceId("globex")
@@ -25,16 +29,27 @@ Open: TypeAlias = Callable[[], EventStore]
 """Opens one and the same log again, as another process would."""
 
 
-def _memory(vault: Vault, _folder: Path) -> Open:
+def _memory(vault: Vault, _request: pytest.FixtureRequest) -> Open:
     log = MemoryLog()
     return lambda: EventStore(log, vault)
 
 
-def _sqlite(vault: Vault, folder: Path) -> Open:
+def _sqlite(vault: Vault, request: pytest.FixtureRequest) -> Open:
+    folder: Path = request.getfixturevalue("tmp_path")
     return lambda: EventStore(SqliteLog(folder / "events.db"), vault)
 
 
-KINDS: dict[str, Callable[[Vault, Path], Open]] = {"memory": _memory, "sqlite": _sqlite}
+def _postgres(vault: Vault, request: pytest.FixtureRequest) -> Open:
+    url: str = request.getfixturevalue("postgres_url")
+    migrate(url)
+    return lambda: EventStore(PostgresLog(url), vault)
+
+
+KINDS: dict[str, Callable[[Vault, pytest.FixtureRequest], Open]] = {
+    "memory": _memory,
+    "postgres": _postgres,
+    "sqlite": _sqlite,
+}
 """By name. Each gives an empty log that nobody else writes to."""
 
 

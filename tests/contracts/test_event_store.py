@@ -419,14 +419,14 @@ async def test_closing_writes_what_is_queued_and_refuses_the_rest(
     streams = [AGENT.stream_id(ACME, n) for n in range(50)]
     queued = [asyncio.create_task(tag(store, each, 0, "x")) for each in streams]
     await a_turn()
-    store.close()
+    await store.aclose()
     assert await all_done(queued) == list(range(1, 51))
     with pytest.raises(StorageUnavailable):
         await tag(store, ADA, 0, "late")
 
 
 async def test_closing_twice_is_closing_once(store: EventStore) -> None:
-    store.close()
-    store.close()
+    await store.aclose()
+    await store.aclose()
     with pytest.raises(StorageUnavailable):
         await append(store, Write(ADA, 0, [tagged("late")]))
