@@ -1,5 +1,8 @@
 """The real servers that tests run against: they answer, and keep what they acknowledged."""
 
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
 import psycopg
 import pytest
 from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
@@ -8,6 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from tests.servers.fixtures import Private
 from tests.servers.postgres import majors
+from tests.servers.proxy import Proxy
 
 WAIT_MAX_S = 60
 
@@ -40,6 +44,12 @@ def _note(url: str, text: str) -> None:
 def _notes(url: str) -> list[str]:
     with psycopg.connect(url) as connection:
         return [text for (text,) in connection.execute("SELECT text FROM notes")]
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[Proxy]:
+    with Proxy(urlsplit(postgres_url).port or 0) as proxy:
+        yield proxy
 
 
 @pytest.mark.parametrize("round_", [1, 2])
@@ -105,3 +115,48 @@ def test_a_killed_kafka_comes_back_with_what_it_acknowledged(
     server.kill()
     server.start()
     assert _received(server.url, kafka_topic) == b"acknowledged"
+
+
+def test_a_connection_cut_at_commit_has_committed(proxy: Proxy, postgres_url: str) -> None:
+    url = proxy.url(postgres_url)
+    _note(url, "before")
+    proxy.cut_after(lambda sent: b"COMMIT" in sent)
+    with pytest.raises(psycopg.OperationalError):
+        _note(url, "cut")
+    assert proxy.cuts == 1
+    assert _notes(url) == ["before", "cut"]
+
+
+def test_a_network_that_refuses_breaks_what_is_open_until_it_is_restored(
+    proxy: Proxy, postgres_url: str
+) -> None:
+    url = proxy.url(postgres_url)
+    with psycopg.connect(url) as connection:
+        proxy.refuse()
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError):
+        _notes(url)
+    proxy.restore()
+    _note(url, "after")
+    assert _notes(postgres_url) == ["after"]
+
+
+@pytest.mark.parametrize(
+    "disturb", [Proxy.drop_answers, lambda proxy: proxy.delay(WAIT_MAX_S)], ids=["drop", "delay"]
+)
+def test_a_client_that_gets_no_answer_was_heard_all_the_same(
+    redis_url: str, disturb: Callable[[Proxy], None]
+) -> None:
+    with (
+        Proxy(urlsplit(redis_url).port or 0) as proxy,
+        Redis.from_url(proxy.url(redis_url), socket_timeout=2, retry=None) as impatient,
+        Redis.from_url(redis_url) as direct,
+    ):
+        impatient.ping()
+        disturb(proxy)
+        with pytest.raises(RedisTimeout):
+            impatient.set("key", "heard")
+        assert direct.get("key") == b"heard"
+        proxy.restore()
+        assert impatient.get("key") == b"heard"
