@@ -25,7 +25,8 @@ given a record up goes on with those behind it, which would turn the order aroun
 BOOTSTRAP_WITHIN_S = 5
 LINGER_MS = 5
 BATCH_BYTES_MAX = 256 * 1024
-METADATA_AGE_S = 30
+METADATA_AGE_S = 5
+"""How soon a change of the topic is noticed."""
 
 
 class Ack(Protocol):
