@@ -20,7 +20,7 @@ from domain.agents import ModelConfig
 from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
 from infra.api_keys import KeyRing, make_key
 from infra.event_store.sqlite import SqliteLog
-from infra.event_store.store import EventStore
+from infra.event_store.store import EventStore, Log
 from infra.follower import Follower
 from infra.ids import IntegerIds, new_uuid
 from infra.llm.providers import LanguageModels, ModelSettings
@@ -70,6 +70,11 @@ class Writing(msgspec.Struct, frozen=True, kw_only=True):
 
     def close(self) -> None:
         self.store.close()
+        self.vault.close()
+
+    async def aclose(self) -> None:
+        """Close a log that takes its time; see `EventStore.aclose`."""
+        await self.store.aclose()
         self.vault.close()
 
     def issued(self, workspace_id: WorkspaceId, actor: str) -> Issued:
@@ -138,7 +143,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
         await self.models.close()
         self.reads.close()
         self.engine.dispose()
-        self.writing.close()
+        await self.writing.aclose()
 
     async def has_key(self, workspace_id: WorkspaceId) -> bool:
         keys = await self.reads.ask(valid_keys)
@@ -148,11 +153,8 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 def build_writing(
     settings: Settings, *, on_failure: Callable[[Exception], None] = lambda _: None
 ) -> Writing:
-    """Open the log of a folder, made if need be. Several processes may."""
-    # Prompts and templates are readable in the log: the folder is its owner's alone.
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    vault = Vault(settings.data_dir / "keys.db")
-    log = SqliteLog(settings.data_dir / "events.db", on_failure=on_failure)
+    """Open the log: PostgreSQL's, or that of a folder, made if need be. Several processes may."""
+    vault, log = (_in_postgres if settings.database_url else _in_folder)(settings, on_failure)
     store = EventStore(log, vault)
     transactions, next_id = Transactions(store), IntegerIds()
     return Writing(
@@ -165,6 +167,25 @@ def build_writing(
         transactions=transactions,
         next_id=next_id,
     )
+
+
+def _in_folder(settings: Settings, on_failure: Callable[[Exception], None]) -> tuple[Vault, Log]:
+    # Prompts and templates are readable in the log: the folder is its owner's alone.
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    vault = Vault(settings.data_dir / "keys.db")
+    return vault, SqliteLog(settings.data_dir / "events.db", on_failure=on_failure)
+
+
+def _in_postgres(settings: Settings, on_failure: Callable[[Exception], None]) -> tuple[Vault, Log]:
+    # Imported here: the embedded profile starts without the drivers.
+    from infra.event_store.postgres import PostgresLog  # noqa: PLC0415
+    from infra.postgres.keys import PostgresKeys  # noqa: PLC0415
+    from infra.postgres.migrations import check_schema  # noqa: PLC0415
+
+    url = settings.database_url
+    check_schema(url)
+    log = PostgresLog(url, on_failure=on_failure, readers_max=settings.postgres_pool_size)
+    return Vault(PostgresKeys(url)), log
 
 
 def build_installation(

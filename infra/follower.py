@@ -75,7 +75,7 @@ class Follower:
         return self._positions[projector]
 
     async def reach(
-        self, projector: str, workspace_id: WorkspaceId, position: int, *, timeout_s: float
+        self, projector: str, _workspace_id: WorkspaceId, position: int, *, timeout_s: float
     ) -> int:
         """Wait as `wait` does; tell the position that the projector has passed by then."""
         if self._positions[projector] < position:

@@ -10,9 +10,9 @@ from sqlalchemy.exc import OperationalError
 
 from commands.transact import CommandError
 from domain.events import StreamId, WorkspaceId
-from infra.follower import Follower
-from infra.read_store import Reads, will_pass
+from infra.read_store import will_pass
 from projections.runs import DueRun, DueRunsProjector, due
+from read_api.reads import Reads
 
 RUNS_AT_ONCE_MAX = 64
 """Runs that have a task at the same time; the others wait their turn."""
@@ -44,11 +44,18 @@ class Process(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """Tells when there may be something new to look at; `infra.follower` implements it."""
+
+    def touched(self, projector: str, /) -> int: ...
+    async def changed(self, projector: str, seen: int, /, *, timeout_s: float) -> None: ...
+
+
 class ProcessRunner:
     def __init__(
         self,
         process: Process,
-        follower: Follower,
+        follower: Changes,
         reads: Reads,
         now: Callable[[], datetime],
     ) -> None:

@@ -63,7 +63,7 @@ class Progress(Protocol):
 
     def position(self, projector: str) -> int: ...
     async def reach(
-        self, projector: str, workspace_id: WorkspaceId, position: int, *, timeout_s: float
+        self, projector: str, workspace_id: WorkspaceId, position: int, /, *, timeout_s: float
     ) -> int:
         """Wait until a projector has passed a position of a workspace, within a bound; tell the
         position that it has passed by then.

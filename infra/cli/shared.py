@@ -36,12 +36,12 @@ def with_writing(work: Callable[[Writing], Awaitable[T]]) -> T:
     writing = build_writing(settings())
 
     async def run() -> T:
-        return await work(writing)
+        try:
+            return await work(writing)
+        finally:
+            await writing.aclose()
 
-    try:
-        return asyncio.run(run())
-    finally:
-        writing.close()
+    return asyncio.run(run())
 
 
 def progress() -> Progress:

@@ -17,6 +17,7 @@ from eventsourcing.postgres import (
     PostgresProcessRecorder,
     PostgresTrackingRecorder,
 )
+from psycopg.sql import SQL, Identifier
 
 from commands.transact import CommandError
 from domain.errors import StreamConflict
@@ -106,7 +107,7 @@ def _told(recorder: PostgresApplicationRecorder, positions: list[int] | None) ->
     """Wake the package's subscriptions after the commit: within it, NOTIFY would serialise."""
     if positions:
         with recorder.datastore.get_connection() as connection, connection.cursor() as cursor:
-            recorder._notify_channel(cursor)  # noqa: SLF001 the package's own hook
+            cursor.execute(SQL("NOTIFY {}").format(Identifier(recorder.channel_name)))
     return positions
 
 

@@ -1,0 +1,71 @@
+"""A worker: keeps runs going, beside any number of others."""
+
+import asyncio
+import signal
+
+import structlog
+
+from commands.processes.runs import RunProcess, Worker
+from infra.composition import build_models, build_writing, utc_now
+from infra.event_store.store import EventStore
+from infra.ids import new_uuid
+from infra.postgres.reads import PostgresReads
+from infra.process_runner import ProcessRunner
+from infra.settings import Settings
+
+LOOK_S = 0.25
+"""How soon a run that another process started is noticed when nothing tells of it."""
+
+log = structlog.get_logger(__name__)
+
+
+class Polled:
+    """Implements `infra.process_runner.Changes` where projectors are other processes."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+
+    def touched(self, _projector: str) -> int:
+        return 0
+
+    async def changed(self, _projector: str, _seen: int, *, timeout_s: float) -> None:
+        await self._store.changed(min(timeout_s, LOOK_S))
+
+
+async def work(settings: Settings, stop: asyncio.Event) -> None:
+    """Keep runs going until told to stop; then let the steps under way end."""
+    writing = build_writing(settings)
+    reads = PostgresReads(settings.database_url, pool_size=2)
+    models = build_models(settings)
+    process = RunProcess(
+        writing.transactions,
+        models,
+        worker=Worker(new_uuid()),
+        now=utc_now,
+        new_uuid=new_uuid,
+        sole=False,
+        stream=settings.llm_stream,
+    )
+    runner = ProcessRunner(process, Polled(writing.store), reads, utc_now)
+    running = asyncio.create_task(runner.run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await runner.drain()
+        await models.close()
+        reads.close()
+        await writing.aclose()
+
+
+async def serve(settings: Settings) -> int:
+    """Work until SIGTERM or SIGINT."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    log.info("worker starts")
+    await work(settings, stop)
+    return 0
