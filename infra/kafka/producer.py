@@ -15,7 +15,7 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 ANSWER_WITHIN_S = 10
 """One request to a broker; then it is sent again."""
 
-ACK_WITHIN_S = 20.0
+ACK_WITHIN_S = 10.0
 """How long records may wait for their acknowledgement; then the producer is dropped."""
 
 DELIVER_WITHIN_S = 60
