@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from time import monotonic
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -14,7 +15,7 @@ from litestar.response import Stream
 
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
-from domain.events import Recorded, StreamId
+from domain.events import Recorded, StreamId, WorkspaceId
 from read_api.asked import ApiRequest
 from read_api.auth import Principal
 from read_api.errors import BadCursor, BadParameter
@@ -28,6 +29,11 @@ SCANNED_MAX = 10_000
 STREAM_PAGE_MAX = 200
 HEARTBEAT_S = 15.0
 RETRY_MS = 3_000
+RETRY_SOON_MS = 2_000
+"""Told to who is sent away because the server stops: another one is there."""
+
+POLL_S = 1.0
+"""How soon an event is noticed that nothing told of."""
 
 Cursor = Annotated[str | None, QueryParameter(description="A position: events after it are given")]
 
@@ -168,15 +174,15 @@ async def follow(
     What is sent is always read from the log, so a frame is neither lost nor
     sent twice, however often a client comes back; being woken is only a hint.
     """
+    workspace_id = principal.workspace_id
     yield f"retry: {RETRY_MS}\n\n".encode()
     if after > await event_log.head():
         yield b'event: reset\ndata: {"reason": "the position is beyond the log\'s end"}\n\n'
         after = 0
     quiet_since = asyncio.get_running_loop().time()
     while not closing():
-        page = await event_log.read_workspace(
-            principal.workspace_id, after=after, limit=STREAM_PAGE_MAX
-        )
+        seen = event_log.last_write(workspace_id)
+        page = await event_log.read_workspace(workspace_id, after=after, limit=STREAM_PAGE_MAX)
         frames = b"".join(_frame(recorded) for recorded in page if wanted.wants(recorded))
         now = asyncio.get_running_loop().time()
         if frames or now - quiet_since >= heartbeat_s:
@@ -185,7 +191,20 @@ async def follow(
         if page:
             after = page[-1].global_position
         else:
-            await event_log.changed(min(1.0, heartbeat_s))
+            await _news(event_log, workspace_id, seen, timeout_s=min(POLL_S, heartbeat_s))
+    yield f"retry: {RETRY_SOON_MS}\n\n".encode()
+
+
+async def _news(
+    event_log: EventLog, workspace_id: WorkspaceId, seen: int, *, timeout_s: float
+) -> None:
+    """Wait until the workspace has come further than was seen, or the time is over.
+
+    Others' appends wake us, too, and are no reason to read the log.
+    """
+    deadline = monotonic() + timeout_s
+    while event_log.last_write(workspace_id) == seen and (left := deadline - monotonic()) > 0:
+        await event_log.changed(left)
 
 
 def _frame(recorded: Recorded[AnyEvent]) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -78,6 +78,8 @@ class EventStore:
         self._gathering: list[_Waiting] = []
         self._workspace_heads: dict[WorkspaceId, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
+        self.tell: Callable[[Mapping[WorkspaceId, int]], None] = lambda _: None
+        """Given the newest positions of this process's own appends, for others to hear."""
 
     def close(self) -> None:
         """Close a log that closes at once; any other one with `aclose`."""
@@ -192,11 +194,12 @@ class EventStore:
         self._log.submit([waiting.append for waiting in gathered], deliver)
 
     def _delivered(self, gathered: list[_Waiting], written: list[Written]) -> None:
+        heads: dict[WorkspaceId, int] = {}
         for waiting, fate in zip(gathered, written, strict=True):
             if not isinstance(fate, Exception):
                 self._fold_in(waiting)
                 if fate:
-                    self._move_head(waiting.metadata.workspace_id, fate[-1])
+                    heads[waiting.metadata.workspace_id] = fate[-1]
             # A caller who has gone away undoes nothing; it only is not told.
             if waiting.future.done():
                 continue
@@ -206,7 +209,8 @@ class EventStore:
                 waiting.future.exception()
             else:
                 waiting.future.set_result(fate)
-        self._wake()
+        self.heard(heads)
+        self.tell(heads)
 
     def _fold_in(self, waiting: _Waiting) -> None:
         """Bring cached states up to what was just written."""
@@ -223,11 +227,15 @@ class EventStore:
             )
             self._remember(write.stream_id, _Cached(cached.aggregate, loaded))
 
-    def _move_head(self, workspace_id: WorkspaceId, position: int) -> None:
-        if len(self._workspace_heads) >= WORKSPACES_KNOWN_MAX:
+    def heard(self, heads: Mapping[WorkspaceId, int]) -> None:
+        """Learn how far workspaces have come, and wake who waits if any of it is news."""
+        news = {w: p for w, p in heads.items() if p > self.last_write(w)}
+        if not news:
+            return
+        if len(self._workspace_heads) + len(news) > WORKSPACES_KNOWN_MAX:
             self._workspace_heads.clear()
-        known = self._workspace_heads.get(workspace_id, 0)
-        self._workspace_heads[workspace_id] = max(known, position)
+        self._workspace_heads.update(news)
+        self._wake()
 
     # Reading the log.
 
@@ -277,9 +285,9 @@ class EventStore:
     # Waking those who follow.
 
     async def changed(self, timeout_s: float = POLL_S) -> None:
-        """Wait until this process appends something, or the time is over.
+        """Wait until something is appended, here or where we hear of it, or the time is over.
 
-        A hint only: another process's appends are seen by reading again.
+        A hint only: what nobody told of is seen by reading again.
         """
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)

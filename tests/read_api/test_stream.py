@@ -257,13 +257,15 @@ def following(
     )
 
 
-async def test_a_stream_ends_when_the_server_is_closing(alone: Served) -> None:
+async def test_a_stream_ends_when_the_server_is_closing_and_asks_to_come_back_soon(
+    alone: Served,
+) -> None:
     tenant = alone.tenants.pop()
     async with streaming(tenant.http) as (_, found):
         await first(1, found)
         alone.closing = True
         async with asyncio.timeout(WAIT_MAX_S):
-            assert [frame async for frame in found] == []
+            assert [frame async for frame in found] == [{"retry": "2000"}]
 
 
 async def test_a_client_that_went_away_leaves_nothing_behind(tenant: Tenant) -> None:
