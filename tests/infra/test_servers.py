@@ -1,8 +1,12 @@
 """The real servers that tests run against: they answer, and keep what they acknowledged."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from kafka import KafkaConsumer, KafkaProducer  # type: ignore[import-untyped]
@@ -12,7 +16,10 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from tests.servers.fixtures import Private
 from tests.servers.postgres import majors
 from tests.servers.proxy import Proxy
+from tests.servers.server import until
+from tests.servers.supervise import processes
 
+ROOT = Path(__file__).resolve().parents[2]
 WAIT_MAX_S = 60
 
 
@@ -70,6 +77,28 @@ def test_a_killed_postgresql_comes_back_with_what_it_acknowledged(
     server.start()
     assert _notes(server.url) == ["acknowledged"]
     assert server.version.startswith(f"postgresql {major}.")
+
+
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+def test_a_server_ends_with_the_process_it_was_started_for(kind: str) -> None:
+    begin = (
+        f"from tests.servers.{kind} import {kind}\n"
+        f"server = {kind}().start()\n"
+        "print(server.pid, server.folder, flush=True)\n"
+        "input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", begin], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        pid, folder = owner.stdout.readline().decode().split()
+        below = processes(int(pid))
+        owner.kill()
+    until(
+        lambda: not any(psutil.pid_exists(process) for process in below),
+        lambda: f"of {below} some run on",
+    )
+    until(lambda: not Path(folder).exists(), lambda: f"{folder} is left")
 
 
 def test_a_paused_server_hangs_until_it_is_resumed(private_redis: Private) -> None:

@@ -1,12 +1,13 @@
 """Apache Kafka, one node that is broker and controller."""
 
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.servers.java import HERE, cached, download, java
+from tests.servers.java import HERE, cached, download, java, locked
 from tests.servers.server import LOCAL, Program, Server, free_port
 
 CLUSTER = "YXV0b21hdG9zLXRlc3RzLTE"
@@ -41,7 +42,17 @@ def kafka(
     owner: int | None = None,
 ) -> Server:
     """Make a broker; `advertised_port` is a proxy's, which clients are then sent to."""
-    port = free_port() if port is None else port
+    ports = (free_port() if port is None else port, advertised_port)
+    return _broker([f"-XX:SharedArchiveFile={_archive()}"], *ports, settings or {}, owner)
+
+
+def _broker(
+    flags: list[str],
+    port: int,
+    advertised_port: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    owner: int | None = None,
+) -> Server:
     broker, controller = free_port(), free_port()
     addresses = {
         "controller.quorum.voters": f"1@{LOCAL}:{controller}",
@@ -53,7 +64,7 @@ def kafka(
     program = Program(
         name="kafka",
         prepare=lambda folder: _prepare(folder, addresses | dict(settings or {})),
-        command=lambda folder: [*_java(), "kafka.Kafka", str(folder / "server.properties")],
+        command=lambda folder: [*_java(flags), "kafka.Kafka", str(folder / "server.properties")],
         ready="Kafka Server started",
         version=r"Kafka version: (\S+)",
         url=f"{LOCAL}:{port}",
@@ -95,6 +106,25 @@ def _install(folder: Path) -> None:
     file.unlink()
 
 
-def _java() -> list[str]:
+@cache
+def _archive() -> Path:
+    """Keep the loaded classes of one orderly run: later brokers start twice as fast.
+
+    Not every Java can write it. An empty file says so, and Java passes over it.
+    """
+    installed = _installed()
+    made_by = hashlib.sha256(str(java()).encode()).hexdigest()[:12]
+    archive = installed / f"classes-{made_by}.jsa"
+    with locked(installed / "lock"):
+        if not archive.exists():
+            unfinished = archive.with_suffix(".unfinished")
+            with _broker([f"-XX:ArchiveClassesAtExit={unfinished}"], free_port()) as broker:
+                broker.stop()
+            unfinished.touch()
+            unfinished.rename(archive)
+    return archive
+
+
+def _java(flags: list[str]) -> list[str]:
     logging = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
-    return [str(java()), *FAST, logging, "-cp", f"{_installed()}/lib/*"]
+    return [str(java()), *FAST, *flags, logging, "-cp", f"{_installed()}/lib/*"]
