@@ -52,21 +52,30 @@ def _is_worker() -> bool:
     return "PYTEST_XDIST_WORKER" in os.environ
 
 
+def _leader() -> int:
+    """Name the process that outlives the others of this run, unless it is killed."""
+    return os.getppid() if _is_worker() else os.getpid()
+
+
 def _shared(folder: Path, name: str, make: Callable[..., Server], **options: Any) -> str:
     """Give the URL of the run's one server, which ends with the process that leads the run."""
     told = folder / f"{name}.json"
     with locked(folder / f"{name}.lock"):
         if not told.exists():
-            owner = os.getppid() if _is_worker() else os.getpid()
-            server = begun(make, owner=owner, **options)
+            server = begun(make, owners=[_leader()], **options)
             told.write_text(json.dumps([server.url, server.version, server.started_s]))
     return str(json.loads(told.read_text())[0])
 
 
 @pytest.fixture
 def _private() -> Iterator[Callable[[Callable[..., Server]], Private]]:
+    owners = [os.getpid(), _leader()]
     with ExitStack() as stack:
-        yield lambda make: lambda **options: stack.enter_context(begun(make, **options))
+        yield (
+            lambda make: (
+                lambda **options: stack.enter_context(begun(make, owners=owners, **options))
+            )
+        )
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -39,11 +39,11 @@ def kafka(
     port: int | None = None,
     advertised_port: int | None = None,
     settings: Mapping[str, object] | None = None,
-    owner: int | None = None,
+    owners: Sequence[int] = (),
 ) -> Server:
     """Make a broker; `advertised_port` is a proxy's, which clients are then sent to."""
     ports = (free_port() if port is None else port, advertised_port)
-    return _broker([f"-XX:SharedArchiveFile={_archive()}"], *ports, settings or {}, owner)
+    return _broker([f"-XX:SharedArchiveFile={_archive()}"], *ports, settings or {}, owners)
 
 
 def _broker(
@@ -51,7 +51,7 @@ def _broker(
     port: int,
     advertised_port: int | None = None,
     settings: Mapping[str, object] | None = None,
-    owner: int | None = None,
+    owners: Sequence[int] = (),
 ) -> Server:
     broker, controller = free_port(), free_port()
     addresses = {
@@ -69,7 +69,7 @@ def _broker(
         version=r"Kafka version: (\S+)",
         url=f"{LOCAL}:{port}",
     )
-    return Server(program, port, owner=owner)
+    return Server(program, port, owners=owners)
 
 
 def _prepare(folder: Path, settings: Mapping[str, object]) -> None:

@@ -5,7 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +30,7 @@ def postgres(
     fsync: bool = True,
     port: int | None = None,
     settings: Mapping[str, object] | None = None,
-    owner: int | None = None,
+    owners: Sequence[int] = (),
 ) -> Server:
     """Make a server; without `fsync` it may lose data with the machine's power, not when killed."""
     port = free_port() if port is None else port
@@ -49,7 +49,7 @@ def postgres(
         ending=signal.SIGQUIT,
         user=_user(),
     )
-    return Server(program, port, owner=owner)
+    return Server(program, port, owners=owners)
 
 
 def majors() -> list[int]:

@@ -17,7 +17,7 @@ def redis(
     appendfsync: str = "always",
     port: int | None = None,
     settings: Sequence[str] = (),
-    owner: int | None = None,
+    owners: Sequence[int] = (),
 ) -> Server:
     """Make a server that writes each command to its file before it answers.
 
@@ -37,7 +37,7 @@ def redis(
         version=r"Redis version=([^\s,]+)",
         url=f"redis://{LOCAL}:{port}",
     )
-    return Server(program, port, owner=owner)
+    return Server(program, port, owners=owners)
 
 
 def _binary() -> str:

@@ -79,13 +79,13 @@ class Server:
     """One server on one port with one folder, through as many starts and deaths as a test likes.
 
     Attributes:
-        owner: The process that the server does not outlive.
+        owners: The processes of which the server outlives none.
         started_s: What the last start took.
     """
 
-    def __init__(self, program: Program, port: int, *, owner: int | None = None) -> None:
+    def __init__(self, program: Program, port: int, *, owners: Sequence[int] = ()) -> None:
         self.port = port
-        self.owner = os.getpid() if owner is None else owner
+        self.owners = owners or (os.getpid(),)
         self.folder = Path(tempfile.mkdtemp(prefix=f"automatos-{program.name}-", dir="/tmp"))
         self.pid = 0
         self.started_s = 0.0
@@ -116,10 +116,11 @@ class Server:
         """Start, and wait until it answers."""
         assert self._supervisor is None, f"{self._program.name} runs already"
         begun = monotonic()
-        self._prepare()
-        self._logged = len(self.log)
-        self._supervisor = self._supervised()
-        until(self._answers, lambda: f"{self._program.name} gave no answer:\n{self._tail()}")
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
         self.started_s = monotonic() - begun
         return self
 
@@ -129,15 +130,17 @@ class Server:
 
     def kill(self) -> None:
         """Kill all of its processes at once."""
-        if self._supervisor is not None:
+        if self._runs():
             supervise.kill_all(self.pid)
-            self._reap()
+        self._reap()
 
     def pause(self) -> None:
         """Let it hang: connections stay open, nothing is answered."""
+        assert self._runs()
         supervise.signal_all(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
+        assert self._runs()
         supervise.signal_all(self.pid, signal.SIGCONT)
 
     def restart(self) -> Self:
@@ -155,6 +158,12 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _start(self) -> None:
+        self._prepare()
+        self._logged = len(self.log)
+        self._supervisor = self._supervised()
+        until(self._answers, lambda: f"{self._program.name} gave no answer:\n{self._tail()}")
+
     def _prepare(self) -> None:
         if not self._prepared:
             if self._program.user is not None:
@@ -165,6 +174,7 @@ class Server:
 
     def _supervised(self) -> "subprocess.Popen[bytes]":
         """Start the server below a process that ends it when the owner is gone."""
+        owners = ",".join(map(str, self.owners))
         user = "" if self._program.user is None else str(self._program.user)
         ending = str(int(self._program.ending))
         command = self._program.command(self.folder)
@@ -172,7 +182,7 @@ class Server:
             supervisor = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", supervise.__file__),
-                    *(str(self.owner), user, ending, str(self.folder), *command),
+                    *(owners, user, ending, str(self.folder), *command),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -186,9 +196,7 @@ class Server:
         return supervisor
 
     def _answers(self) -> bool:
-        assert self._supervisor is not None
-        if self._supervisor.poll() is not None:
-            self._supervisor = None
+        if not self._runs():
             raise OSError(f"{self._program.name} ended at once:\n{self._tail()}")
         return self._program.ready in self.log[self._logged :]
 
@@ -196,12 +204,16 @@ class Server:
         return self.log[-LOG_TAIL:]
 
     def _end(self, number: signal.Signals) -> None:
-        if self._supervisor is not None:
+        if self._runs():
             self.resume()
             os.kill(self.pid, number)
-            self._reap()
+        self._reap()
+
+    def _runs(self) -> bool:
+        return self.pid > 0 and self._supervisor is not None and self._supervisor.poll() is None
 
     def _reap(self) -> None:
-        assert self._supervisor is not None
-        self._supervisor.wait(STOP_MAX_S)
+        if self._supervisor is not None:
+            self._supervisor.wait(STOP_MAX_S)
         self._supervisor = None
+        self.pid = 0

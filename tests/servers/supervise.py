@@ -1,9 +1,9 @@
-"""Run a server no longer than its owner lives: `supervise.py OWNER USER SIGNAL FOLDER COMMAND…`.
+"""Run a server while its owners live: `supervise.py OWNERS USER SIGNAL FOLDER COMMAND…`.
 
-The owner is a process id, the user a number or empty. When the owner is gone,
-be it by SIGKILL, the server is sent the signal, then killed with all of its
-processes, and the folder is removed. The first line of output is the server's
-process id.
+Owners are process ids, with commas; the user is a number or empty. When an
+owner is gone, be it by SIGKILL, the server is sent the signal, then killed with
+all of its processes, and the folder is removed. The first line of output is the
+server's process id.
 Uses the standard library alone: it runs without site-packages, so that it
 starts fast and no coverage is taken of it.
 """
@@ -99,9 +99,9 @@ def _stop(pid: int, number: int) -> None:
 
 
 def main() -> int:
-    owner, user, number, folder, *command = sys.argv[1:]
+    owners, user, number, folder, *command = sys.argv[1:]
     try:
-        owned_by = os.pidfd_open(int(owner))
+        owned_by = [os.pidfd_open(int(owner)) for owner in owners.split(",")]
     except ProcessLookupError:
         shutil.rmtree(folder, ignore_errors=True)
         return 1
@@ -109,12 +109,12 @@ def main() -> int:
     server = os.pidfd_open(pid)
     os.write(1, b"%d\n" % pid)
     os.close(1)
-    ready, _, _ = select.select([owned_by, server], [], [])
-    if server in ready:
+    gone, _, _ = select.select([*owned_by, server], [], [])
+    if server in gone:
         os.waitpid(pid, 0)
     else:
         _stop(pid, int(number))
-    if owned_by in ready:
+    if gone != [server]:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
