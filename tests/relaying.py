@@ -45,11 +45,15 @@ async def opened(url: str) -> AsyncIterator[PostgresLog]:
 
 
 class Writer:
-    """Appends to a stream in each of some workspaces, one version after the other."""
+    """Appends to a stream in each of some workspaces, one version after the other.
 
-    def __init__(self, log: PostgresLog, workspaces: int = WORKSPACES) -> None:
+    Args:
+        name: Of the workspaces, unlike those of other writers.
+    """
+
+    def __init__(self, log: PostgresLog, name: str = "acme", workspaces: int = WORKSPACES) -> None:
         self._store = EventStore(log, Vault())
-        self._versions = {WorkspaceId(f"ws-{n}"): 0 for n in range(workspaces)}
+        self._versions = {WorkspaceId(f"{name}-{n}"): 0 for n in range(workspaces)}
 
     async def write(self, rounds: int) -> None:
         """Append one event per workspace and round, all workspaces at once."""

@@ -135,7 +135,7 @@ async def test_what_waits_is_told_in_events_and_seconds(
     log: PostgresLog, pool: Pool, topic: Topic
 ) -> None:
     assert await lag(log, pool, topic) == (0, 0.0)
-    await Writer(log, 3).write(2)
+    await Writer(log, workspaces=3).write(2)
     behind = await lag(log, pool, topic)
     assert behind.events == 6
     assert behind.seconds > 0
