@@ -7,13 +7,15 @@ from time import monotonic
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
+from infra.event_store.codec import CannotDecode
 from infra.event_store.store import EventStore
-from infra.read_store import positions, projection_thread, will_pass
-from projections.projector import Projector, project, project_all
+from infra.projecting import Applier, Slice
+from infra.read_store import projection_thread
+from projections.projector import Projector
 
 BATCH_MAX = 500
 """Events projected in one transaction."""
@@ -33,23 +35,26 @@ log = structlog.get_logger(__name__)
 class Follower:
     """Implements `read_api.reads.Progress`.
 
-    A projector that fails on an event stops there and is reported; the others go on.
+    Attributes:
+        failed: Projectors that have stopped, with the reason; the others go on.
+        parked: Per projector the workspaces that it skips, with the position from which on.
     """
 
     def __init__(
         self, store: EventStore, engine: Engine, projectors: tuple[Projector, ...]
     ) -> None:
         self._store = store
-        self._engine = engine
-        self._projectors = projectors
-        self._positions = positions(engine, projectors)
+        self._applier = Applier(engine, projectors)
+        standings = self._applier.standings()
+        self._positions = {name: passed.position for name, passed in standings.items()}
         self._thread = projection_thread()
         self._waiters: set[asyncio.Future[None]] = set()
         self._touched: dict[str, int] = {}
         self._wanted = asyncio.Event()
         self._held_up = False
         self._ended = False
-        self.failed: dict[str, str] = {}
+        self.parked = {name: passed.parked for name, passed in standings.items()}
+        self.failed = self._applier.failed
 
     async def run(self) -> None:
         """Follow for ever; cancel to stop."""
@@ -57,6 +62,7 @@ class Follower:
             while True:
                 if not await self._advance():
                     await self._store.changed()
+                    await self._see_who_is_unparked()
                 await self._gather()
         finally:
             self._ended = True
@@ -75,12 +81,14 @@ class Follower:
         return self._positions[projector]
 
     async def reach(
-        self, projector: str, _workspace_id: WorkspaceId, position: int, *, timeout_s: float
+        self, projector: str, workspace_id: WorkspaceId, position: int, *, timeout_s: float
     ) -> int:
         """Wait as `wait` does; tell the position that the projector has passed by then."""
         if self._positions[projector] < position:
             await self.wait(projector, position, timeout_s=timeout_s)
-        return self._positions[projector]
+        parked = self.parked[projector].get(workspace_id)
+        passed = self._positions[projector]
+        return passed if parked is None else min(passed, parked - 1)
 
     async def wait(self, projector: str, position: int, *, timeout_s: float) -> bool:
         """Wait until a projector has passed a position; False if it takes too long."""
@@ -120,24 +128,31 @@ class Follower:
 
     async def _advance(self) -> bool:
         """Project the next batch; False when there is none."""
-        going = [p for p in self._projectors if p.name not in self.failed]
+        going = self._applier.going
         if not going or self._ended:
             return False
         after = min(self._positions[p.name] for p in going)
-        events = await self._store.read_all(after=after, limit=BATCH_MAX)
+        events = await self._read(after)
         if not events:
             return False
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._project, going, events
-            )
-        except OperationalError as error:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._project, events)
+        except DBAPIError as error:
             self._tell(held_up=True, error=str(error.orig))
             await asyncio.sleep(RETRY_S)
         else:
             self._tell(held_up=False)
         self._wake()
         return True
+
+    async def _read(self, after: int) -> list[Recorded[AnyEvent]]:
+        try:
+            return await self._store.read_all(after=after, limit=BATCH_MAX)
+        except CannotDecode as error:
+            for projector in self._applier.going:
+                self.failed[projector.name] = str(error)
+            log.critical("projectors have stopped at an event that cannot be read", exc_info=error)
+            return []
 
     def _tell(self, *, held_up: bool, error: str = "") -> None:
         """Log that it does not go on, and that it does again; not every try between."""
@@ -147,54 +162,20 @@ class Follower:
             log.warning("read models are written again")
         self._held_up = held_up
 
-    def _project(self, going: Sequence[Projector], events: Sequence[Recorded[AnyEvent]]) -> None:
-        """Project into all read models in one transaction; apart, when one of them fails."""
-        try:
-            with self._engine.begin() as connection:
-                passed = project_all(connection, going, events)
-        except Exception as error:
-            if will_pass(error):
-                raise
-            self._project_apart(going, events)
-        else:
-            for name, (position, touched) in passed.items():
-                self._positions[name] = position
-                if touched:
-                    self._touched[name] = position
+    async def _see_who_is_unparked(self) -> None:
+        """Another process may have, by `automatos projector retry`."""
+        if not any(self.parked.values()):
+            return
+        run = asyncio.get_running_loop().run_in_executor
+        for name, passed in (await run(self._thread, self._applier.standings)).items():
+            self.parked[name] = passed.parked
 
-    def _project_apart(
-        self, going: Sequence[Projector], events: Sequence[Recorded[AnyEvent]]
-    ) -> None:
-        for projector in going:
-            try:
-                self._write(projector, events)
-            except Exception as error:
-                if will_pass(error):
-                    raise
-                self._write_singly(projector, events)
-
-    def _write(self, projector: Projector, events: Sequence[Recorded[AnyEvent]]) -> None:
-        with self._engine.begin() as connection:
-            passed = project(connection, projector, events)
-        self._positions[projector.name] = self._touched[projector.name] = passed
-
-    def _write_singly(self, projector: Projector, events: Sequence[Recorded[AnyEvent]]) -> None:
-        """Go on to the very event at fault, and stop the projector there."""
-        for recorded in events:
-            try:
-                self._write(projector, [recorded])
-            except Exception as error:
-                if will_pass(error):
-                    raise
-                at = recorded.global_position
-                self.failed[projector.name] = f"event {at}: {type(error).__name__}: {error}"
-                log.critical(
-                    "a projector has stopped at an event that it cannot project",
-                    projector=projector.name,
-                    position=at,
-                    exc_info=error,
-                )
-                return
+    def _project(self, events: Sequence[Recorded[AnyEvent]]) -> None:
+        for name, passed in self._applier.apply(Slice(events)).items():
+            self._positions[name] = passed.position
+            self.parked[name] = passed.parked
+            if passed.touched:
+                self._touched[name] = passed.position
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()

@@ -8,17 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, MetaData, Table, Text, create_engine, event, select, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
 from projections.projector import (
     READ_MODELS,
     STATEMENTS_MAX,
-    Batch,
     Projector,
     checkpoint,
+    fold,
     move_checkpoint,
 )
 
@@ -80,9 +81,10 @@ def _on_begin(connection: Connection) -> None:
 
 def will_pass(error: Exception) -> bool:
     """Tell a fault that passes by itself from one that every further try would meet again."""
-    if not isinstance(error, OperationalError) or not isinstance(error.orig, sqlite3.Error):
-        return False
-    return (error.orig.sqlite_errorcode & 0xFF) in PASSING
+    if isinstance(error, DBAPIError) and isinstance(error.orig, sqlite3.Error):
+        return (error.orig.sqlite_errorcode & 0xFF) in PASSING
+    # Of PostgreSQL: cut connections, locks waited for too long, full disks; and no connection free.
+    return isinstance(error, OperationalError | InterfaceError | SQLAlchemyTimeoutError)
 
 
 class Reads:
@@ -164,11 +166,8 @@ def _project(
     shadows: dict[Table, Table],
     events: list[Recorded[AnyEvent]],
 ) -> None:
-    batch = Batch(connection, shadows)
-    for recorded in events:
-        if type(recorded.event) in projector.folds:
-            projector.project(recorded, batch)
-    batch.flush()
+    folded = [recorded for recorded in events if type(recorded.event) in projector.folds]
+    fold(connection, projector, folded, shadows)
 
 
 def _shadows(projector: Projector) -> dict[Table, Table]:
@@ -189,11 +188,16 @@ def _swap(connection: Connection, shadows: dict[Table, Table]) -> None:
 
 
 def digest(connection: Connection, projector: Projector) -> str:
-    """Hash a read model: SHA-256 over its rows as JSON lines, in key order."""
+    """Hash a read model: SHA-256 over its rows as JSON lines, in key order.
+
+    The same events give the same hash in every database.
+    """
     sha = hashlib.sha256()
+    by_bytes = "C" if connection.dialect.name == "postgresql" else "BINARY"
     for table in projector.tables:
         sha.update(f"{table.name}\n".encode())
-        for row in connection.execute(select(table).order_by(*table.primary_key)):
+        keys = (c.collate(by_bytes) if isinstance(c.type, Text) else c for c in table.primary_key)
+        for row in connection.execute(select(table).order_by(*keys)):
             sha.update(json.dumps(list(row), ensure_ascii=False).encode() + b"\n")
     return sha.hexdigest()
 

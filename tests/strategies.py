@@ -25,7 +25,9 @@ WORKSPACES = (WorkspaceId("acme"), WorkspaceId("globex"))
 START = datetime(2026, 1, 31, 23, 59, tzinfo=UTC)
 """A minute before a new day, so that histories cross midnight."""
 
-texts = st.text(max_size=4)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
+"""Without U+0000, which no read model keeps as it is; see `test_projector.py`."""
+
 names = st.sampled_from(["Ada", "ada", "Straße", "50%_off", ""]) | texts
 moments = st.integers(min_value=0, max_value=10**9).map(
     lambda us: START + timedelta(microseconds=us)

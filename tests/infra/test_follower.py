@@ -11,10 +11,16 @@ import pytest
 from sqlalchemy import event, select
 from structlog.testing import capture_logs
 
+from domain.events import WorkspaceId
 from infra import follower as follower_module
+from infra.event_store.lane import Append, NewRow
+from infra.event_store.sqlite import SqliteLog
 from infra.follower import BATCH_MAX, Follower
 from projections.identity import IdentityProjector, workspaces
-from tests.infra.recording import WAIT_MAX_S, Diary, Folder, until
+from projections.projector import unpark
+from tests.infra.recording import ACME, WAIT_MAX_S, Diary, Folder, until
+
+OTHER = WorkspaceId("globex")
 
 
 @pytest.fixture
@@ -115,7 +121,8 @@ async def test_waiting_for_what_is_not_projected_ends_in_time(folder: Folder) ->
 
 
 async def test_waiting_for_a_projector_that_has_stopped_ends_at_once(folder: Folder) -> None:
-    follower = folder.follower(Diary(poison="a"))
+    Diary.table.drop(folder.engine)
+    follower = folder.follower(Diary())
     async with following(follower):
         last = await folder.name_workspaces("a")
         async with asyncio.timeout(WAIT_MAX_S):
@@ -135,38 +142,43 @@ async def test_all_who_wait_are_woken(folder: Folder) -> None:
 # What goes wrong.
 
 
-async def test_an_event_that_cannot_be_projected_stops_its_projector_there_and_no_other(
-    folder: Folder, logs: list[MutableMapping[str, Any]]
-) -> None:
-    follower = folder.follower(Diary(poison="c"), IdentityProjector())
-    await folder.name_workspaces("a", "b", "c", "d")
-    assert await follower.catch_up()
-    assert follower.failed == {"diary": "event 3: ValueError: cannot bear c"}
-    assert follower.position("diary") == 2
-    assert noted(folder) == [1, 2]
-    assert names(folder) == ["a", "b", "c", "d"]
-    assert [(log["log_level"], log["position"]) for log in logs] == [("critical", 3)]
-
-
-async def test_a_stopped_projector_stays_where_it_is_while_the_others_go_on(
+async def test_reads_of_a_parked_workspace_are_told_to_be_older_than_its_event_at_fault(
     folder: Folder,
 ) -> None:
-    follower = folder.follower(Diary(poison="a"), IdentityProjector())
+    follower = folder.follower(Diary(poison="b"))
+    async with following(follower):
+        last = await folder.name_workspaces("a", "b", "c")
+        assert await follower.wait("diary", last, timeout_s=WAIT_MAX_S)
+    assert await follower.reach("diary", ACME, last, timeout_s=WAIT_MAX_S) == 1
+    assert await follower.reach("diary", OTHER, last, timeout_s=WAIT_MAX_S) == last
+    assert follower.failed == {}
+
+
+async def test_a_follower_notices_that_another_process_has_unparked_a_workspace(
+    folder: Folder,
+) -> None:
+    follower = folder.follower(Diary(poison="a"))
     async with following(follower):
         await folder.name_workspaces("a")
-        last = await folder.name_workspaces("b")
-        assert await follower.wait("identity", last, timeout_s=WAIT_MAX_S)
-    assert follower.position("diary") == 0
-    assert noted(folder) == []
+        await until(lambda: follower.parked["diary"] == {ACME: 1})
+        with folder.engine.begin() as connection:
+            unpark(connection, "diary", ACME)
+        await until(lambda: not follower.parked["diary"])
 
 
-async def test_a_mended_projector_goes_on_at_the_event_that_stopped_it(folder: Folder) -> None:
-    await folder.name_workspaces("a", "b", "c")
-    await folder.follower(Diary(poison="b")).catch_up()
-    mended = Diary()
-    await folder.follower(mended).catch_up()
-    assert mended.seen == [2, 3]
-    assert noted(folder) == [1, 2, 3]
+async def test_an_event_that_cannot_be_read_stops_the_projectors_before_it(
+    folder: Folder, logs: list[MutableMapping[str, Any]]
+) -> None:
+    await folder.name_workspaces("a")
+    lane = SqliteLog(folder.path / "events.db")
+    await asyncio.to_thread(
+        lane.write, Append([NewRow("agent-acme+1", 1, "agent_moulted", b"{}", ACME)])
+    )
+    lane.close()
+    follower = folder.follower(Diary())
+    assert await follower.catch_up()
+    assert "agent_moulted at 2" in follower.failed["diary"]
+    assert [log["log_level"] for log in logs] == ["critical"]
 
 
 async def test_a_missing_table_stops_the_projector_instead_of_being_tried_for_ever(

@@ -25,6 +25,7 @@ from projections.projector import (
     micros,
     moment,
     move_checkpoint,
+    parked_slices,
     project,
 )
 from tests.projections.tables import PROJECTORS, database, digests, projected
@@ -68,7 +69,7 @@ def rebuild_all(engine: Engine, log: Sequence[Recorded[Any]]) -> None:
 def test_every_projector_and_every_table_is_tried_here() -> None:
     assert [type(each) for each in PROJECTORS] == [type(each) for each in COMPOSED]
     tables = {table for projector in PROJECTORS for table in projector.tables}
-    assert tables | {checkpoints} == set(READ_MODELS.tables.values())
+    assert tables | {checkpoints, parked_slices} == set(READ_MODELS.tables.values())
 
 
 @settings(max_examples=50)
