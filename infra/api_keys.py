@@ -12,14 +12,12 @@ import secrets
 import zlib
 from hashlib import sha256
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from domain.identity import KeyId
-from infra.event_store.store import EventStore
-from infra.follower import Follower
-from infra.read_store import Reads
 from projections.identity import KeyRow, valid_keys
 from read_api.auth import Principal
+from read_api.reads import EventLog, Reads
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 10
@@ -75,18 +73,29 @@ def _checksum(body: str) -> str:
     return digits
 
 
+class Projection(Protocol):
+    """Of this process or of others."""
+
+    async def wait(self, projector: str, position: int, *, timeout_s: float) -> bool:
+        """Wait until a projector has passed a position; False if it takes too long."""
+        ...
+
+
 class KeyRing:
     """Implements `read_api.auth.KeyReader` over the identity read model."""
 
-    def __init__(self, reads: Reads, store: EventStore, follower: Follower, pepper: bytes) -> None:
+    def __init__(
+        self, reads: Reads, event_log: EventLog, projection: Projection, pepper: bytes
+    ) -> None:
         self._reads = reads
-        self._store = store
-        self._follower = follower
+        self._log = event_log
+        self._projection = projection
         self._pepper = pepper
         self._known: dict[KeyId, KeyRow] = {}
         self._verified: dict[bytes, Principal] = {}
         self._loaded_at = float("-inf")
         self._missed_at = float("-inf")
+        self._loading = asyncio.Lock()
         self._looking = asyncio.Lock()
 
     async def principal(self, key: str) -> Principal | None:
@@ -106,8 +115,10 @@ class KeyRing:
         key_id = key_id_of(key)
         if key_id is None:
             return None
-        if self._is_old():
-            await self._load()
+        async with self._loading:
+            # One look for all who found the keys old.
+            if self._is_old():
+                await self._load()
         row = self._known.get(key_id) or await self._look_again(key_id)
         # A key that is not known takes the same time to be refused.
         wanted = row.secret_hash if row is not None else "0" * 64
@@ -125,8 +136,8 @@ class KeyRing:
         """Wait for a key that another process has just made; bounded, and one look for all."""
         async with self._looking:
             if monotonic() - self._missed_at >= RELOAD_S:
-                head = await self._store.head()
-                await self._follower.wait("identity", head, timeout_s=NEW_KEY_WAIT_S)
+                head = await self._log.head()
+                await self._projection.wait("identity", head, timeout_s=NEW_KEY_WAIT_S)
                 await self._load()
                 self._missed_at = monotonic()
         return self._known.get(key_id)

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,9 @@ from domain.identity import KeyId
 from infra.api_keys import ALPHABET, KeyRing, hash_key, key_id_of, make_key
 from infra.composition import Installation, build_installation, build_writing
 from infra.ids import new_uuid
+from infra.postgres.migrations import migrate
+from infra.postgres.progress import Partitioned, PostgresProgress
+from infra.postgres.reads import PostgresReads
 from infra.settings import Settings
 from read_api.auth import Principal
 
@@ -153,3 +157,57 @@ async def test_unknown_keys_do_not_make_the_ring_look_each_time(
     installation.reads.close()
     refused = await asyncio.gather(*(ring.principal(make_key(PEPPER).text) for _ in range(20)))
     assert refused == [None] * 20
+
+
+# Where the read model is made by other processes.
+
+
+@pytest.fixture
+async def shared_ring(postgres_url: str, tmp_path: Path) -> AsyncIterator[KeyRing]:
+    migrate(postgres_url)
+    writing = build_writing(Settings(data_dir=tmp_path, database_url=postgres_url))
+    reads = PostgresReads(postgres_url)
+    progress = PostgresProgress(reads, Partitioned("automatos.events", 1), ["identity"])
+    yield KeyRing(reads, writing.store, progress, PEPPER)
+    await writing.aclose()
+    reads.close()
+
+
+def projected(url: str, workspace_id: str) -> str:
+    """Make a key as its projector, in another process, leaves it."""
+    key = make_key(PEPPER)
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT set_config('automatos.workspace', '*', true)")
+        connection.execute(
+            "INSERT INTO api_keys VALUES (%s, %s, 'k', '', %s, %s, 0, NULL)",
+            (workspace_id, key.key_id, key.secret_hash, key.last_four),
+        )
+    return key.text
+
+
+async def test_a_key_that_another_process_projected_is_let_in_at_its_first_request(
+    shared_ring: KeyRing, postgres_url: str
+) -> None:
+    for _ in range(2):
+        workspace_id = new_uuid()
+        key = projected(postgres_url, workspace_id)
+        principal = await shared_ring.principal(key)
+        assert principal is not None
+        assert principal.workspace_id == workspace_id
+        shared_ring._missed_at = float("-inf")
+
+
+async def test_a_crowd_with_new_keys_looks_once(shared_ring: KeyRing, postgres_url: str) -> None:
+    keys = [projected(postgres_url, new_uuid()) for _ in range(20)]
+    looks = 0
+    load = shared_ring._load
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        await load()
+
+    shared_ring._load = counted  # type: ignore[method-assign]
+    principals = await asyncio.gather(*map(shared_ring.principal, keys))
+    assert len({p.workspace_id for p in principals if p is not None}) == 20
+    assert looks == 1
