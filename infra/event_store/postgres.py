@@ -42,6 +42,10 @@ RETRY_WITHIN_S = 5.0
 
 RETRY_PAUSE_S = 0.2
 
+ANSWER_WAIT_S = 15.0
+"""After which a server that does not answer is taken to be gone: longer than any statement
+or lock may take there, so that it never is merely slow."""
+
 READERS_MAX = 8
 POOL_WAIT_S = 5.0
 
@@ -276,18 +280,17 @@ class PostgresLog:
         """Write a batch, and find out what became of it whatever happens to the connection."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + RETRY_WITHIN_S
-        in_doubt, last = False, psycopg.OperationalError()
+        in_doubt, last = False, Exception()
         for attempt in range(TRIES_MAX):
             try:
-                if in_doubt:
-                    return await self._resolve(appends)
-                return await self._write(appends)
+                async with asyncio.timeout(ANSWER_WAIT_S):
+                    return await (self._resolve if in_doubt else self._write)(appends)
             except errors.DataCorrupted as error:
                 self._on_failure(error)
                 return [StorageUnavailable("The log is damaged.") for _ in appends]
             except (errors.DiskFull, errors.LockNotAvailable, errors.QueryCanceled) as error:
                 return [unavailable(error) for _ in appends]
-            except psycopg.OperationalError as error:
+            except (psycopg.OperationalError, TimeoutError) as error:
                 # It may have been committed, or not: ask before anything is written again.
                 in_doubt = True
                 log.warning("the connection to the log was lost", error=str(error))
@@ -295,7 +298,7 @@ class PostgresLog:
                 last = error
             if attempt + 1 == TRIES_MAX or loop.time() >= deadline:
                 break
-            await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
+            await asyncio.sleep(RETRY_PAUSE_S * (2**attempt - 1))
         return [unavailable(last) for _ in appends]
 
     async def _write(self, appends: Sequence[Append]) -> list[Written]:

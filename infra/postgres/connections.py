@@ -38,7 +38,7 @@ def sqlalchemy_url(url: str) -> str:
     return "postgresql+psycopg://" + url.partition("://")[2]
 
 
-def unavailable(error: psycopg.Error) -> CommandError:
+def unavailable(error: Exception) -> CommandError:
     """Say what a fault of the server means to who asked."""
     if isinstance(error, psycopg.errors.DiskFull):
         return StorageFull("The disk under the event store is full.")

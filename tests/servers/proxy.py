@@ -26,25 +26,28 @@ class Link:
     def __init__(self, proxy: "Proxy") -> None:
         self._proxy = proxy
         self.cut = False
-        self._answered = asyncio.Event()
 
     async def ask(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
         """Pass requests on; after the last one the server is told that there are no more."""
         async for piece in _pieces(client):
-            self.cut = self._proxy.takes_as_fatal(piece)
+            # A request may come in several pieces, and is answered after the last one.
+            self.cut = self.cut or self._proxy.takes_as_fatal(piece)
             server.write(piece)
             await server.drain()
-            if self.cut:
-                await self._answered.wait()
-                break
-        server.write_eof()
+        if server.can_write_eof():
+            server.write_eof()
 
-    async def answer(self, server: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+    async def answer(
+        self,
+        server: asyncio.StreamReader,
+        client: asyncio.StreamWriter,
+        asking: asyncio.StreamWriter,
+    ) -> None:
         """Pass answers on; of a connection being cut read them all, since then all is done."""
         async for piece in _pieces(server):
             await asyncio.sleep(self._proxy.delay_s)
             if self.cut:
-                self._answered.set()
+                asking.write_eof()
             elif not self._proxy.drops_answers:
                 client.write(piece)
                 await client.drain()
@@ -150,7 +153,7 @@ class Proxy:
         try:
             answers, server = await asyncio.open_connection(LOCAL, self._target_port)
             try:
-                await _both(link.ask(asked, server), link.answer(answers, client))
+                await _both(link.ask(asked, server), link.answer(answers, client, server))
             finally:
                 server.transport.abort()
         except OSError:
