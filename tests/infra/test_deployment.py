@@ -472,7 +472,7 @@ def test_the_image_runs_our_console_script_as_a_user_of_its_own() -> None:
 # Backup and restore
 
 
-def tested(block: str) -> str:
+def of_guide(block: str) -> str:
     """Give the commands that the guide shows under a mark, for a server that is in no container."""
     shown = GUIDE.read_text("utf-8").partition(f"<!-- tested: {block} -->\n```text\n")[2]
     return shown.partition("\n```")[0].replace("docker-compose exec -T postgres ", "")
@@ -520,8 +520,8 @@ def test_a_backup_by_the_guide_restores_log_and_keys_on_another_server(
         connection.execute("INSERT INTO stored_events VALUES (7, 'agent-1', 1, 't', '{}', 'w')")
         connection.execute("INSERT INTO stored_events VALUES (9, 'agent-1', 2, 't', '{}', 'w')")
         connection.execute("INSERT INTO keys VALUES ('w', 'ada', '\\x0102')")
-    shell(tested("backup"), old, tmp_path)
-    shell(tested("restore"), new, tmp_path)
+    shell(of_guide("backup"), old, tmp_path)
+    shell(of_guide("restore"), new, tmp_path)
     assert held(new) == held(old)
     migrate(new)
     check_schema(new)
@@ -536,7 +536,7 @@ def test_the_backup_of_the_log_holds_no_key(private_postgres: Private, tmp_path:
     migrate(url)
     with psycopg.connect(url, **CONNECTING) as connection:
         connection.execute("INSERT INTO keys VALUES ('w', 'ada', '\\x0102')")
-    shell(tested("backup"), url, tmp_path)
+    shell(of_guide("backup"), url, tmp_path)
     shell(
         "pg_restore -f - log.dump | (! grep ada); pg_restore -f - keys.dump | grep ada",
         url,
