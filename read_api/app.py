@@ -23,7 +23,7 @@ from read_api.auth import PUBLIC, KeyReader, guard
 from read_api.edge import DOCS_PATH, edge
 from read_api.errors import problem_details, unexpected
 from read_api.events import EventController
-from read_api.health import health, overview
+from read_api.health import Alone, Surroundings, health, live, overview, ready
 from read_api.lane import lane
 from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
@@ -49,6 +49,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
         docs_assets: Folder with the docs page's own copy of Swagger UI.
         closing: Whether the process has been asked to stop: streams then end.
         projector_names: For health.
+        surroundings: For readiness.
     """
 
     key_reader: KeyReader
@@ -56,6 +57,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     closing: Callable[[], bool]
     projector_names: Callable[[], list[str]]
     body_max: int
+    surroundings: Surroundings = Alone()
 
 
 def create_app(
@@ -75,6 +77,8 @@ def create_app(
             UsageController,
             EventController,
             health,
+            live,
+            ready,
             overview,
             problems_page,
             create_static_files_router(
@@ -110,6 +114,8 @@ def _dependencies(ports: Ports, edges: Edges) -> dict[str, Provide]:
     return {
         "ports": Provide(lambda: ports, sync_to_thread=False),
         "projector_names": Provide(lambda: edges.projector_names, sync_to_thread=False),
+        "surroundings": Provide(lambda: edges.surroundings, sync_to_thread=False),
+        "closing": Provide(lambda: edges.closing, sync_to_thread=False),
     }
 
 

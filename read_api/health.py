@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 
 from commands.transact import CommandError
 from read_api.auth import PUBLIC
@@ -19,6 +20,37 @@ LAG_MAX = 10_000
 """Events a read model may be behind before we call ourselves degraded."""
 
 Health = Literal["healthy", "degraded", "unhealthy"]
+Ready = Literal["ready", "draining", "not ready"]
+
+
+@runtime_checkable
+class Surroundings(Protocol):
+    """What other processes do for this one, told by whoever composes the application."""
+
+    async def look(self) -> None:
+        """Find out how things are now, within a bound; what is away is told, not raised."""
+        ...
+
+    def degraded(self) -> list[str]:
+        """Name what is away and not needed: everything is right without it, if slower."""
+        ...
+
+    def relayed(self) -> int | None:
+        """Tell the position up to which the log is on Kafka; None if nobody copies it."""
+        ...
+
+
+class Alone:
+    """Implements `Surroundings` where one process does everything."""
+
+    async def look(self) -> None:
+        return
+
+    def degraded(self) -> list[str]:
+        return []
+
+    def relayed(self) -> int | None:
+        return None
 
 
 class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +64,25 @@ class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: datetime
     components: dict[str, Health]
     read_models: dict[str, int]
+
+
+class LiveBody(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["live"]
+
+
+class ReadyBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    event_store: Whether the log answers.
+    read_models: How many events each projector is behind the log, at most.
+    relay_lag: How many events Kafka is behind the log; null where nothing is copied there.
+    degraded: What is away; everything goes on without it, if slower.
+    """
+
+    status: Ready
+    event_store: Health
+    read_models: dict[str, int]
+    relay_lag: int | None
+    degraded: list[str]
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,9 +99,7 @@ async def health(
 ) -> Response[HealthBody]:
     """Probe the store and the read models; 503 when one of them does not answer."""
     head = await _head(ports)
-    behind = {
-        name: max(0, (head or 0) - ports.progress.position(name)) for name in projector_names()
-    }
+    behind = _behind(ports, projector_names(), head)
     components: dict[str, Health] = {
         "api_server": "healthy",
         "event_store": "healthy" if head is not None else "unhealthy",
@@ -68,6 +117,40 @@ async def health(
     return Response(body, status_code=503 if status == "unhealthy" else 200)
 
 
+@get("/health/live", opt={PUBLIC: True}, summary="Does the process answer", tags=["health"])
+async def live() -> LiveBody:
+    """Probe nothing: a process that does not answer this one is to be restarted."""
+    return LiveBody(status="live")
+
+
+@get(
+    "/health/ready",
+    opt={PUBLIC: True},
+    summary="Should requests be sent here",
+    tags=["health"],
+    responses={503: ResponseSpec(ReadyBody, description="Not now: send requests elsewhere")},
+)
+async def ready(
+    ports: NamedDependency[Ports],
+    projector_names: NamedDependency[Callable[[], list[str]]],
+    surroundings: NamedDependency[Surroundings],
+    closing: NamedDependency[Callable[[], bool]],
+) -> Response[ReadyBody]:
+    """Probe what requests need; 503 as soon as the process is asked to stop, too."""
+    head, _ = await asyncio.gather(_head(ports), surroundings.look())
+    behind = _behind(ports, projector_names(), head)
+    relayed = surroundings.relayed()
+    fresh = _read_models(ports, behind) == "healthy"
+    body = ReadyBody(
+        status="draining" if closing() else "ready" if head is not None and fresh else "not ready",
+        event_store="healthy" if head is not None else "unhealthy",
+        read_models=behind,
+        relay_lag=None if relayed is None else max(0, (head or 0) - relayed),
+        degraded=surroundings.degraded(),
+    )
+    return Response(body, status_code=200 if body.status == "ready" else 503)
+
+
 @get("/", opt={PUBLIC: True}, summary="What there is", tags=["health"])
 async def overview() -> Overview:
     return Overview(
@@ -83,6 +166,8 @@ async def overview() -> Overview:
             "events": "/api/events",
             "event stream": "/api/events/stream",
             "health": "/health",
+            "liveness": "/health/live",
+            "readiness": "/health/ready",
         },
     )
 
@@ -92,6 +177,10 @@ async def _head(ports: Ports) -> int | None:
         return await asyncio.wait_for(ports.log.head(), PROBE_MAX_S)
     except (CommandError, OSError, TimeoutError):
         return None
+
+
+def _behind(ports: Ports, projectors: list[str], head: int | None) -> dict[str, int]:
+    return {name: max(0, (head or 0) - ports.progress.position(name)) for name in projectors}
 
 
 def _read_models(ports: Ports, behind: dict[str, int]) -> Health:

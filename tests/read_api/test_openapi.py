@@ -16,6 +16,7 @@ from tests.read_api.conftest import Served, assert_problem
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 VERBS = {"get", "post", "put", "delete"}
+HEALTH = ("/health", "/health/live", "/health/ready")
 PAGES = ("/docs", "/docs/openapi.json", "/docs/problems")
 
 
@@ -118,10 +119,10 @@ async def test_no_route_but_the_public_ones_is_answered_without_a_key(served: Se
 
 async def test_these_routes_are_public_and_no_others(served: Served) -> None:
     client = served.client()
-    for path in ("/", "/health", *PAGES):
+    for path in ("/", *HEALTH, *PAGES):
         assert (await client.get(path)).status_code == 200, path
     public = {path for _, path, public in routes(served) if public}
-    assert {path for path in public if not path.startswith("/docs")} == {"/", "/health"}
+    assert {path for path in public if not path.startswith("/docs")} == {"/", *HEALTH}
 
 
 async def test_the_docs_page_loads_from_here_only(served: Served) -> None:
