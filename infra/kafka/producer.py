@@ -32,8 +32,7 @@ METADATA_AGE_S = 5
 class Ack(Protocol):
     """What becomes of one record."""
 
-    is_done: bool
-    exception: BaseException | None
+    def get(self, timeout: float) -> object: ...
 
 
 class Producer(Protocol):
@@ -42,7 +41,6 @@ class Producer(Protocol):
     def send(
         self, topic: str, value: bytes, *, key: bytes, headers: Headers, partition: int
     ) -> Ack: ...
-    def flush(self, timeout: float) -> None: ...
     def partitions_for(self, topic: str) -> set[int] | None: ...
     def drop(self) -> None: ...
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from random import uniform
+from time import monotonic
 from typing import NamedTuple
 
 import psycopg
@@ -32,7 +33,7 @@ RENEW_EVERY_S = 1.5
 
 PAGE_ROWS_MAX = 1_000
 PAGE_BYTES_MAX = 8 * 1024 * 1024
-"""Read ahead at most: two pages are in memory, one on its way and the next."""
+"""Read ahead at most: three pages are in memory, two on their way and the next."""
 
 POLL_S = 0.2
 LAG_EVERY_S = 10.0
@@ -167,31 +168,41 @@ class Relay:
         passed = await self._checkpoints.read()
         producer = await asyncio.to_thread(open_producer, self._topic.servers)
         try:
-            page = await self._page(passed.position)
-            while not self._stopping.is_set():
-                if page:
-                    page, passed = await self._pass_on(producer, page, passed, lease)
-                else:
-                    await self._changed(POLL_S)
-                    page = await self._page(passed.position)
+            await self._pass_on(producer, passed, lease)
         finally:
             await asyncio.shield(asyncio.to_thread(producer.drop))
 
-    async def _pass_on(
-        self, producer: Producer, page: list[Stored], passed: Passed, lease: Lease
-    ) -> tuple[list[Stored], Passed]:
-        """Send a page, read the next one while it is acknowledged, save how far that is."""
+    async def _pass_on(self, producer: Producer, passed: Passed, lease: Lease) -> None:
+        """Send page after page; each one while the one before it is acknowledged and saved."""
+        settled = asyncio.create_task(_nothing())
+        try:
+            while not self._stopping.is_set():
+                page = await self._page(passed.position)
+                if not page:
+                    await settled
+                    await self._changed(POLL_S)
+                    continue
+                passed, acks = await self._sent(producer, page, passed)
+                await settled
+                settled = asyncio.create_task(self._settle(acks, passed, lease))
+            await settled
+        finally:
+            await _ended([settled])
+
+    async def _sent(
+        self, producer: Producer, page: list[Stored], passed: Passed
+    ) -> tuple[Passed, list[Ack]]:
         failpoint("relay.before_send")
         published, acks = await asyncio.to_thread(self._send, producer, page, passed.published)
         failpoint("relay.after_send")
-        passed = Passed(page[-1].global_position, published)
-        acked = asyncio.to_thread(_wait_for, producer, acks)
-        following, _ = await asyncio.gather(self._page(passed.position), acked)
+        return Passed(page[-1].global_position, published), acks
+
+    async def _settle(self, acks: Sequence[Ack], passed: Passed, lease: Lease) -> None:
+        await asyncio.to_thread(_wait_for, acks)
         failpoint("relay.after_ack")
         await self._checkpoints.save(passed, lease)
         failpoint("relay.after_checkpoint")
         self._failures = 0
-        return following, passed
 
     async def _page(self, after: int) -> list[Stored]:
         page = await self._rows.all(after=after, limit=self._page_rows)
@@ -224,17 +235,20 @@ class Relay:
         return tuple(last), acks
 
 
-def _wait_for(producer: Producer, acks: Sequence[Ack]) -> None:
-    """Wait until a page is acknowledged, record by record.
+def _wait_for(acks: Sequence[Ack]) -> None:
+    """Wait until all of a page is acknowledged. Not by `flush`, which would send what comes
+    meanwhile in batches of one.
 
     Raises:
         KafkaError: Some record is not.
     """
-    producer.flush(ACK_WITHIN_S)
+    deadline = monotonic() + ACK_WITHIN_S
     for ack in acks:
-        if ack.exception is not None:
-            raise ack.exception
-        assert ack.is_done
+        ack.get(max(0.0, deadline - monotonic()))
+
+
+async def _nothing() -> None:
+    """Be what is settled before the first page."""
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
