@@ -4,6 +4,7 @@ import asyncio
 import signal
 from contextlib import suppress
 
+import psycopg
 import structlog
 
 from infra.event_store.postgres import PostgresLog
@@ -12,9 +13,11 @@ from infra.kafka.relay import Relay
 from infra.kafka.topic import Topic, TopicDiffers
 from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats
 from infra.postgres.leases import open_pool
-from infra.settings import Settings
+from infra.postgres.migrations import SchemaIsNewer, SchemaIsOld, check_schema
+from infra.settings import BadSettings, Settings
 
 PROCESS = "relay"
+EXIT_REFUSED = 2
 STOP_WITHIN_S = 25.0
 """What is sent is acknowledged and saved within; the rest is sent by whoever comes next."""
 
@@ -24,11 +27,21 @@ log = structlog.get_logger(__name__)
 def relay(settings: Settings) -> int:
     """Copy the log to Kafka until SIGTERM; give the exit code."""
     try:
+        _check(settings)
         asyncio.run(_relay(settings))
-    except TopicDiffers as error:
+    except (BadSettings, SchemaIsNewer, SchemaIsOld, TopicDiffers) as error:
         log.critical("the relay refuses to go on", reason=str(error))
-        return 2
+        return EXIT_REFUSED
     return 0
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what no waiting mends; a database that is away is waited for later."""
+    for name in ("database_url", "kafka_bootstrap_servers"):
+        if not getattr(settings, name):
+            raise BadSettings(f"{name.upper()} is needed.")
+    with suppress(psycopg.OperationalError):
+        check_schema(settings.database_url)
 
 
 async def _relay(settings: Settings) -> None:

@@ -19,10 +19,10 @@ from uuid import uuid4
 
 import pytest
 
-from infra.cli.relay import PROCESS, STOP_WITHIN_S, healthy
+from infra.cli.relay import EXIT_REFUSED, PROCESS, STOP_WITHIN_S, healthy
 from infra.failpoints import VARIABLE
 from infra.kafka.relay import lag
-from infra.kafka.topic import Topic
+from infra.kafka.topic import Topic, ensure_topic
 from infra.postgres.leases import Lease, Leases, open_pool
 from infra.postgres.migrations import migrate
 from infra.settings import Settings
@@ -98,8 +98,8 @@ class Installation:
             "AUTOMATOS_KAFKA_PARTITIONS": str(self.topic.partitions),
         }
 
-    def relay(self, failing: str = "") -> Process:
-        settings = self.settings | ({VARIABLE: failing} if failing else {})
+    def relay(self, **settings: str) -> Process:
+        settings = self.settings | settings
         self._relays.append(Process(self._folder, len(self._relays), settings))
         return self._relays[-1]
 
@@ -164,7 +164,7 @@ async def test_a_relay_killed_between_any_two_steps_loses_nothing(
 ) -> None:
     nth = 1 if name in ONCE else 2
     async with appending(installation.url):
-        killed = installation.relay(f"{name}:{nth}:kill")
+        killed = installation.relay(**{VARIABLE: f"{name}:{nth}:kill"})
         assert await killed.ended() == -signal.SIGKILL, killed.output
         installation.relay()
     assert await installation.check() >= 0
@@ -227,6 +227,23 @@ async def test_a_relay_told_to_stop_leaves_nothing_half_done(installation: Insta
         assert await installation.lease() is None
         installation.relay()
     assert await installation.check() == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("AUTOMATOS_KAFKA_BOOTSTRAP_SERVERS", "", "KAFKA_BOOTSTRAP_SERVERS is needed"),
+        ("AUTOMATOS_KAFKA_PARTITIONS", "5", "is to have 12 partitions, but the settings say 5"),
+    ],
+)
+async def test_what_no_waiting_mends_ends_the_relay_with_the_reason(
+    variable: str, value: str, reason: str, installation: Installation
+) -> None:
+    async with open_pool(installation.url, connections_max=1) as pool:
+        await ensure_topic(pool, installation.topic)
+    relay = installation.relay(**{variable: value})
+    assert await relay.ended() == EXIT_REFUSED
+    assert reason in relay.output
 
 
 async def test_nothing_is_lost_while_kafka_is_down_and_commands_go_on(

@@ -1,6 +1,8 @@
 """What a row of the log is on Kafka, and that nothing of it is lost on the way."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,6 +26,7 @@ from infra.kafka.records import (
 from infra.vault import Vault
 from tests.contracts.stores import NOON, tagged
 
+ROOT = Path(__file__).resolve().parents[2]
 EVENT_ID = "01a2044b-7467-770c-8928-dc2ea431a571"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -103,6 +106,15 @@ def test_our_own_headers_tell_the_place_and_the_conversation() -> None:
         "correlationid": b"c1",
         "causationid": b"e0",
     }
+
+
+def test_the_page_for_consumers_lists_every_header_in_its_order() -> None:
+    page = (ROOT / "docs" / "analytics.md").read_text("utf-8")
+    section = page.partition("\n## Kafka\n")[2].partition("\n## ")[0]
+    body = msgspec.json.decode(row(metadata(causation_id="e0")).body)
+    body["metadata"]["traceparent"] = TRACEPARENT
+    sent = published(row(metadata())._replace(body=msgspec.json.encode(body)))
+    assert re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE) == [h[0] for h in sent.headers]
 
 
 def test_an_event_without_a_cause_names_none() -> None:
