@@ -11,11 +11,12 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, live, load, post, projecting, startup
+from benchmarks import append, append_postgres, live, load, post, projecting, startup
 from benchmarks.measure import LONG, QUICK, SCRATCH, Row, Size
 
 PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "append": append.rows,
+    "append-postgres": append_postgres.rows,
     "post": post.rows,
     "load": load.rows,
     "live": live.rows,

@@ -70,6 +70,13 @@ def ours(folder: Path, *, concurrent: int, seconds: float) -> Sample:
 
 async def _ours(folder: Path, concurrent: int, seconds: float) -> Sample:
     store = EventStore(SqliteLog(folder / "events.db"), Vault(folder / "keys.db"))
+    sample = await issuing(store, concurrent, seconds)
+    store.close()
+    return sample
+
+
+async def issuing(store: EventStore, concurrent: int, seconds: float) -> Sample:
+    """Append from so many tasks at once, each to a stream of its own."""
     timer, deadline = Timer(), perf_counter() + seconds
 
     async def issue() -> int:
@@ -81,10 +88,7 @@ async def _ours(folder: Path, concurrent: int, seconds: float) -> Sample:
             version += 1
         return version
 
-    counts = await asyncio.gather(*(issue() for _ in range(concurrent)))
-    sample = timer.sample(sum(counts))
-    store.close()
-    return sample
+    return timer.sample(sum(await asyncio.gather(*(issue() for _ in range(concurrent)))))
 
 
 def package(folder: Path, *, concurrent: int, seconds: float) -> Sample:
@@ -94,7 +98,7 @@ def package(folder: Path, *, concurrent: int, seconds: float) -> Sample:
     def put(originator_id: UUID, version: int) -> None:
         application.events.put([theirs(originator_id, version)])
 
-    return _threads(application, put, concurrent, seconds)
+    return threads(application, put, concurrent, seconds)
 
 
 def recorder(folder: Path, *, concurrent: int, seconds: float) -> Sample:
@@ -106,7 +110,7 @@ def recorder(folder: Path, *, concurrent: int, seconds: float) -> Sample:
         event = StoredEvent(originator_id, version, encoded.topic, encoded.state)
         application.recorder.insert_events([event])
 
-    return _threads(application, insert, concurrent, seconds)
+    return threads(application, insert, concurrent, seconds)
 
 
 def sqlite_application(folder: Path, **env: str) -> Application[UUID]:
@@ -117,7 +121,7 @@ def sqlite_application(folder: Path, **env: str) -> Application[UUID]:
     return Application(env=where | env)
 
 
-def _threads(
+def threads(
     application: Application[Any], put: Callable[[UUID, int], None], concurrent: int, seconds: float
 ) -> Sample:
     timer, deadline = Timer(), perf_counter() + seconds

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -9,10 +11,13 @@ from commands.processes.runs import RunProcess, Worker
 from infra.composition import build_models, build_writing, utc_now
 from infra.event_store.store import EventStore
 from infra.ids import new_uuid
+from infra.postgres.heartbeats import Heartbeats, instance_name
+from infra.postgres.leases import open_pool
 from infra.postgres.reads import PostgresReads
 from infra.process_runner import ProcessRunner
 from infra.settings import Settings
 
+PROCESS = "worker"
 LOOK_S = 0.25
 """How soon a run that another process started is noticed when nothing tells of it."""
 
@@ -47,18 +52,26 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         stream=settings.llm_stream,
     )
     runner = ProcessRunner(process, Polled(writing.store), reads, utc_now)
-    running = asyncio.create_task(runner.run())
-    stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        async with open_pool(settings.database_url, connections_max=1) as pool:
+            await _until(stop, runner.run(), Heartbeats(pool).run(PROCESS, instance_name()))
     finally:
-        stopping.cancel()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
         await runner.drain()
         await models.close()
         reads.close()
         await writing.aclose()
+
+
+async def _until(stop: asyncio.Event, *works: Coroutine[Any, Any, None]) -> None:
+    """Do some things for ever, until told to stop or one of them fails."""
+    tasks = [asyncio.create_task(work) for work in works]
+    stopping = asyncio.create_task(stop.wait())
+    ended, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (*tasks, stopping):
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended - {stopping}:
+        task.result()
 
 
 async def serve(settings: Settings) -> int:

@@ -2,7 +2,7 @@
 
 import typer
 
-from infra.cli import agents, demo, doctor, events, keys, rebuild
+from infra.cli import agents, demo, doctor, events, keys, production, rebuild
 from infra.cli.shared import refuse, settings
 
 app = typer.Typer(
@@ -18,6 +18,10 @@ app.add_typer(keys.app, name="keys")
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("rebuild")(rebuild.rebuild)
+app.command("migrate")(production.migrate)
+app.command("relay")(production.relay)
+app.command("worker")(production.worker)
+app.command("health")(production.health)
 
 
 @app.command()

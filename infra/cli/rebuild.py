@@ -1,6 +1,8 @@
 """`automatos rebuild`."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Annotated, TypeAlias
 
 import msgspec
 import typer
@@ -8,12 +10,18 @@ from sqlalchemy import Engine
 
 from infra.cli.shared import out, progress, refuse, settings, with_writing
 from infra.composition import PROJECTORS, Writing
+from infra.event_store.store import EventStore
 from infra.lock import FolderLock
 from infra.read_store import digest, open_engine
 from infra.read_store import rebuild as rebuild_model
+from infra.settings import Settings
 from projections.projector import Projector, checkpoint
 
 ALL = "all"
+
+Tell: TypeAlias = Callable[[int, int], None]
+Beside: TypeAlias = Callable[[EventStore, Tell], Awaitable[None]]
+"""Rebuilds one read model from a store, and tells how far it is."""
 
 
 def rebuild(
@@ -24,12 +32,46 @@ def rebuild(
     if not chosen:
         known = ", ".join(p.name for p in PROJECTORS)
         raise refuse(f"There is no read model called {name!r}: {known}, or {ALL}.")
-    lock = FolderLock(settings().data_dir, "rebuild")
+    chosen_settings = settings()
+    work = _in_database if chosen_settings.database_url else _in_folder
+    work(chosen_settings, chosen)
+
+
+def _in_folder(found: Settings, chosen: Sequence[Projector]) -> None:
+    lock = FolderLock(found.data_dir, "rebuild")
+    engine = open_engine(found.data_dir / "read_models.db")
     try:
         for projector in chosen:
-            _rebuild(projector)
+            _rebuild(engine, projector, 1, partial(_beside_file, engine, projector))
     finally:
+        engine.dispose()
         lock.release()
+
+
+def _in_database(found: Settings, chosen: Sequence[Projector]) -> None:
+    # Imported here: the embedded profile does without the drivers.
+    from infra.postgres.rebuilding import (  # noqa: PLC0415
+        RebuildIsUnderWay,
+        open_owner_engine,
+        rebuild_in_database,
+    )
+
+    engine, partitions = open_owner_engine(found.database_url), found.kafka_partitions
+
+    async def beside(projector: Projector, store: EventStore, tell: Tell) -> None:
+        await rebuild_in_database(store, found.database_url, projector, partitions, tell)
+
+    try:
+        for projector in chosen:
+            _rebuild(engine, projector, partitions, partial(beside, projector))
+    except RebuildIsUnderWay as error:
+        raise refuse(str(error)) from error
+    finally:
+        engine.dispose()
+
+
+async def _beside_file(engine: Engine, projector: Projector, store: EventStore, tell: Tell) -> None:
+    await rebuild_model(store, engine, projector, tell)
 
 
 class _Rows(msgspec.Struct, frozen=True):
@@ -39,26 +81,22 @@ class _Rows(msgspec.Struct, frozen=True):
     sha256: str
 
 
-def _rows(engine: Engine, projector: Projector) -> _Rows:
+def _rows(engine: Engine, projector: Projector, partitions: int) -> _Rows:
     with engine.begin() as connection:
-        return _Rows(checkpoint(connection, projector.name), digest(connection, projector))
+        position = max(checkpoint(connection, projector.name, n) for n in range(partitions))
+        return _Rows(position, digest(connection, projector))
 
 
-def _rebuild(projector: Projector) -> None:
+def _rebuild(engine: Engine, projector: Projector, partitions: int, beside: Beside) -> None:
     async def work(writing: Writing) -> tuple[_Rows, _Rows]:
-        engine = open_engine(writing.settings.data_dir / "read_models.db")
-        before = _rows(engine, projector)
+        before = _rows(engine, projector, partitions)
         with progress() as bar:
             task = bar.add_task(f"rebuilding {projector.name}", total=None)
-            await rebuild_model(
+            await beside(
                 writing.store,
-                engine,
-                projector,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
-        after = _rows(engine, projector)
-        engine.dispose()
-        return before, after
+        return before, _rows(engine, projector, partitions)
 
     before, after = with_writing(work)
     verdict = _compared(before, after)

@@ -8,10 +8,9 @@ import psycopg
 import structlog
 
 from infra.event_store.postgres import PostgresLog
-from infra.ids import new_uuid
 from infra.kafka.relay import Relay
 from infra.kafka.topic import Topic, TopicDiffers
-from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats
+from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats, instance_name
 from infra.postgres.leases import open_pool
 from infra.postgres.migrations import SchemaIsNewer, SchemaIsOld, check_schema
 from infra.settings import BadSettings, Settings
@@ -46,7 +45,7 @@ def _check(settings: Settings) -> None:
 
 async def _relay(settings: Settings) -> None:
     topic = Topic(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.kafka_partitions)
-    instance = new_uuid()
+    instance = instance_name()
     rows = PostgresLog(settings.database_url)
     async with open_pool(settings.database_url) as pool:
         relaying = Relay(rows, pool, topic, instance=instance)
@@ -74,11 +73,11 @@ async def _until_stopped(relaying: Relay) -> None:
 
 
 def healthy(settings: Settings, process: str) -> int:
-    """Tell by the exit code whether some process of a kind has shown itself lately."""
+    """Tell by the exit code whether this host's process of a kind has shown itself lately."""
     return 0 if asyncio.run(_is_seen(settings, process)) else 1
 
 
 async def _is_seen(settings: Settings, process: str) -> bool:
     async with open_pool(settings.database_url, connections_max=1) as pool:
-        seen = await Heartbeats(pool).seen(process)
+        seen = await Heartbeats(pool).seen_here(process)
     return seen is not None and seen < ALIVE_WITHIN_S

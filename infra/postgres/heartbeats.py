@@ -1,11 +1,13 @@
 """Signs of life of processes that nobody can ask: they serve no port."""
 
 import asyncio
+from socket import gethostname
 from typing import LiteralString
 
 import psycopg
 import structlog
 
+from infra.ids import new_uuid
 from infra.postgres.leases import Pool
 
 BEAT_EVERY_S = 5.0
@@ -25,6 +27,17 @@ _SEEN: LiteralString = (
     "SELECT extract(epoch FROM clock_timestamp() - max(seen_at)) FROM heartbeats WHERE process = %s"
 )
 
+_SEEN_HERE: LiteralString = (
+    "SELECT extract(epoch FROM clock_timestamp() - max(seen_at)) FROM heartbeats"
+    " WHERE process = %s AND starts_with(instance, %s)"
+)
+
+
+def instance_name() -> str:
+    """Name this process: its host, which is a container's own, and what no other one has."""
+    return f"{gethostname()}/{new_uuid()}"
+
+
 log = structlog.get_logger(__name__)
 
 
@@ -40,6 +53,13 @@ class Heartbeats:
         """Tell how many seconds ago the youngest beat was; None if there never was one."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_SEEN, (process,))
+            row = await cursor.fetchone()
+        return None if row is None or row[0] is None else float(row[0])
+
+    async def seen_here(self, process: str) -> float | None:
+        """Tell how many seconds ago the youngest beat of this host was."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(_SEEN_HERE, (process, f"{gethostname()}/"))
             row = await cursor.fetchone()
         return None if row is None or row[0] is None else float(row[0])
 

@@ -185,23 +185,30 @@ def check_schema(url: str) -> None:
 
 
 def _prepare(connection: psycopg.Connection) -> None:
-    # Roles belong to the whole server: another database's migration may make it right now.
-    connection.execute(
-        f"""
-        DO $$ BEGIN CREATE ROLE {APP_ROLE} NOLOGIN;
-        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$
-    """.encode()
-    )
-    connection.execute(
-        f"""
-        DO $$ BEGIN EXECUTE format('GRANT {APP_ROLE} TO %I', current_user);
-        EXCEPTION WHEN OTHERS THEN NULL; END $$
-    """.encode()
-    )
+    connection.execute(_MAKE_ROLE.encode())
+    connection.execute(_TAKE_ROLE.encode())
     connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations"
         " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL)"
     )
+
+
+_MAKE_ROLE = f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{APP_ROLE}') THEN
+        CREATE ROLE {APP_ROLE} NOLOGIN;
+    END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$
+"""
+"""Roles belong to the whole server: another database's migration may make it right now."""
+
+_TAKE_ROLE = f"""
+DO $$ BEGIN
+    IF NOT pg_has_role(current_user, '{APP_ROLE}', 'MEMBER') THEN
+        EXECUTE format('GRANT {APP_ROLE} TO %I', current_user);
+    END IF;
+END $$
+"""
 
 
 def _version(connection: psycopg.Connection) -> int:

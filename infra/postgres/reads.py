@@ -62,6 +62,8 @@ class PostgresReads:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        if workspace_id in {"", EVERY_WORKSPACE}:
+            raise ValueError(f"{workspace_id!r} names no workspace.")
         return await self._run(
             partial(_asked, self._one, workspace_id, query, workspace_id, *args, **kwargs)
         )
