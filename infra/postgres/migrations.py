@@ -204,11 +204,13 @@ EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$
 
 _TAKE_ROLE = f"""
 DO $$ BEGIN
-    IF NOT pg_has_role(current_user, '{APP_ROLE}', 'MEMBER') THEN
-        EXECUTE format('GRANT {APP_ROLE} TO %I', current_user);
-    END IF;
+    SET ROLE {APP_ROLE};
+    RESET ROLE;
+EXCEPTION WHEN insufficient_privilege THEN
+    EXECUTE format('GRANT {APP_ROLE} TO %I', current_user);
 END $$
 """
+"""Whoever makes a role may not yet take it (PostgreSQL 16 and later)."""
 
 
 def _version(connection: psycopg.Connection) -> int:
