@@ -47,6 +47,13 @@ class Producer(Protocol):
 
 class _Producer(KafkaProducer):  # type: ignore[misc]
     _sender: Any
+    _metadata: Any
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        # kafka-python 3.0 takes this setting and does not hand it on: asking for a deleted topic
+        # would make it anew, with the broker's number of partitions instead of ours.
+        self._metadata.config["allow_auto_create_topics"] = False
 
     def drop(self) -> None:
         """Give up what is not acknowledged, and end the producer's thread.
@@ -72,7 +79,6 @@ _PRODUCING: dict[str, Any] = _CONNECTING | {
     "max_block_ms": BOOTSTRAP_WITHIN_S * 1_000,
     "delivery_timeout_ms": DELIVER_WITHIN_S * 1_000,
     "metadata_max_age_ms": METADATA_AGE_S * 1_000,
-    "allow_auto_create_topics": False,
     "metrics_enabled": False,
 }
 
