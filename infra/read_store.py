@@ -3,17 +3,29 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData, Table, Text, create_engine, event, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
+from infra.failpoints import failpoint
 from projections.projector import (
     READ_MODELS,
     STATEMENTS_MAX,
@@ -21,6 +33,8 @@ from projections.projector import (
     checkpoint,
     fold,
     move_checkpoint,
+    park,
+    parked_slices,
 )
 
 P = ParamSpec("P")
@@ -122,52 +136,124 @@ class Reads:
         self._connection.close()
 
 
+class Ground(Protocol):
+    """What differs between databases when a rebuilt read model takes the live one's place."""
+
+    def hold(self, connection: Connection) -> None:
+        """Keep everybody else from projecting until the transaction ends."""
+        ...
+
+    def settle(self, connection: Connection, table: Table) -> None:
+        """Finish a table that has just got its name."""
+        ...
+
+    partitions: int
+
+
+class InFile:
+    """Implements `Ground` for SQLite, where whoever writes is alone."""
+
+    partitions = 1
+
+    def hold(self, connection: Connection) -> None:
+        pass
+
+    def settle(self, connection: Connection, table: Table) -> None:
+        for index in table.indexes:
+            index.create(connection)
+
+
+IN_FILE = InFile()
+
+
 async def rebuild(
     log: Log,
     engine: Engine,
     projector: Projector,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    *,
+    ground: Ground = IN_FILE,
 ) -> int:
     """Project the whole log into tables beside the live ones, then swap them in one transaction.
 
     Readers go on reading the old tables until then; a follower that is running
-    goes on from the new checkpoint. Only one rebuild at a time, by `infra.lock`:
-    two would write to the same tables.
+    goes on from the new checkpoint. Workspaces are parked as the rebuild finds them: who was
+    parked at an event that can be projected by now is not any more. Only one rebuild at a
+    time, by a lock: two would write to the same tables.
     """
-    shadows = _shadows(projector)
+    beside = _Beside(projector)
     with engine.begin() as connection:
-        for shadow in shadows.values():
-            shadow.drop(connection, checkfirst=True)
-            shadow.create(connection)
+        beside.make(connection)
     position = 0
     while await log.head() - position > LAST_LAP_MAX:
         events = await log.read_all(after=position, limit=REBUILD_BATCH_MAX)
         with engine.begin() as connection:
-            _project(connection, projector, shadows, events)
+            beside.project(connection, events)
+        failpoint("rebuild.after_batch")
         position = events[-1].global_position
         on_progress(position, await log.head())
     with engine.begin() as connection:
-        # The write lock is held from here: no follower moves the live tables any more. What
-        # is appended meanwhile is the follower's again, so that the lock is not held for ever.
+        ground.hold(connection)
+        # From here no follower moves the live tables any more. What is appended meanwhile is
+        # the follower's again, so that the lock is not held for ever.
         head = await log.head()
         while position < head:
             events = await log.read_all(after=position, limit=head - position)
-            _project(connection, projector, shadows, events)
+            beside.project(connection, events)
             position = events[-1].global_position
-        _swap(connection, shadows)
-        move_checkpoint(connection, projector.name, position)
+        beside.swap(connection, ground)
+        for partition in range(ground.partitions):
+            move_checkpoint(connection, projector.name, position, partition)
+        failpoint("rebuild.before_commit")
     on_progress(position, position)
     return position
 
 
-def _project(
-    connection: Connection,
-    projector: Projector,
-    shadows: dict[Table, Table],
-    events: list[Recorded[AnyEvent]],
-) -> None:
-    folded = [recorded for recorded in events if type(recorded.event) in projector.folds]
-    fold(connection, projector, folded, shadows)
+class _Beside:
+    """A read model's tables in the making."""
+
+    def __init__(self, projector: Projector) -> None:
+        self._projector = projector
+        self._shadows = _shadows(projector)
+        self._parked: dict[WorkspaceId, tuple[Recorded[AnyEvent], str]] = {}
+
+    def make(self, connection: Connection) -> None:
+        for shadow in self._shadows.values():
+            shadow.drop(connection, checkfirst=True)
+            shadow.create(connection)
+
+    def project(self, connection: Connection, events: Sequence[Recorded[AnyEvent]]) -> None:
+        """Project what is folded; what cannot be projected parks its workspace."""
+        new = [r for r in events if type(r.event) in self._projector.folds]
+        new = [r for r in new if r.metadata.workspace_id not in self._parked]
+        try:
+            with connection.begin_nested():
+                fold(connection, self._projector, new, self._shadows)
+        except Exception as error:
+            if will_pass(error):
+                raise
+            self._isolate(connection, new, error)
+
+    def _isolate(
+        self, connection: Connection, events: Sequence[Recorded[AnyEvent]], error: Exception
+    ) -> None:
+        if len(events) > 1:
+            half = len(events) // 2
+            self.project(connection, events[:half])
+            self.project(connection, events[half:])
+        else:
+            told = f"{type(error).__name__}: {error}"
+            self._parked[events[0].metadata.workspace_id] = events[0], told
+
+    def swap(self, connection: Connection, ground: Ground) -> None:
+        name = self._projector.name
+        for table, shadow in self._shadows.items():
+            table.drop(connection)
+            connection.execute(text(f'ALTER TABLE "{shadow.name}" RENAME TO "{table.name}"'))
+            ground.settle(connection, table)
+        connection.execute(delete(parked_slices).where(parked_slices.c.projector == name))
+        for recorded, error in self._parked.values():
+            park(connection, name, recorded, error)
 
 
 def _shadows(projector: Projector) -> dict[Table, Table]:
@@ -177,14 +263,6 @@ def _shadows(projector: Projector) -> dict[Table, Table]:
         # Index names are unique in a database: the live tables' are made anew after the swap.
         shadow.indexes.clear()
     return shadows
-
-
-def _swap(connection: Connection, shadows: dict[Table, Table]) -> None:
-    for table, shadow in shadows.items():
-        table.drop(connection)
-        connection.execute(text(f'ALTER TABLE "{shadow.name}" RENAME TO "{table.name}"'))
-        for index in table.indexes:
-            index.create(connection)
 
 
 def digest(connection: Connection, projector: Projector) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 
 from domain.agents import AGENT, AgentEvent, AgentRegistered
+from domain.audit import AUDIT, AuditEvent
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.claims import CLAIM, ClaimEvent
 from domain.events import CommandId, Event, Metadata, Recorded, StreamId, WorkspaceId
@@ -131,6 +132,7 @@ def events_of(*types: Any) -> st.SearchStrategy[Any]:
 
 _STREAMS: tuple[tuple[Any, str, str], ...] = (
     (AgentEvent, AGENT.category, "agent_id"),
+    (AuditEvent, AUDIT.category, "projector"),
     (ClaimEvent, CLAIM.category, "name"),
     (IdentityEvent, API_KEY.category, "key_id"),
     (WorkflowEvent, WORKFLOW.category, "workflow_id"),
