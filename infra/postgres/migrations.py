@@ -31,7 +31,7 @@ CREATE TABLE commands (
     position bigint,
     recorded_at timestamptz NOT NULL
 );
-CREATE INDEX commands_by_age ON commands (recorded_at);
+CREATE INDEX commands_by_age ON commands USING brin (recorded_at);
 CREATE TABLE blobs (
     workspace_id text COLLATE "C" NOT NULL,
     address text COLLATE "C" NOT NULL,
