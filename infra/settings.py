@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         database_url: PostgreSQL, for the production profile; the embedded one has none.
         redis_url: Wakes other processes; without it they poll.
         kafka_partitions: Fixed when the topic is made.
+        workers: Processes of `automatos api`.
         postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
     """
@@ -91,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "automatos.events"
     )
     kafka_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 12
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     postgres_pool_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
 
