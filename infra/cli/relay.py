@@ -13,7 +13,7 @@ from infra.kafka.topic import Topic, TopicDiffers
 from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats, instance_name
 from infra.postgres.leases import open_pool
 from infra.postgres.migrations import SchemaIsNewer, SchemaIsOld, check_schema
-from infra.settings import BadSettings, Settings
+from infra.settings import Settings
 
 PROCESS = "relay"
 EXIT_REFUSED = 2
@@ -28,7 +28,7 @@ def relay(settings: Settings) -> int:
     try:
         _check(settings)
         asyncio.run(_relay(settings))
-    except (BadSettings, SchemaIsNewer, SchemaIsOld, TopicDiffers) as error:
+    except (SchemaIsNewer, SchemaIsOld, TopicDiffers) as error:
         log.critical("the relay refuses to go on", reason=str(error))
         return EXIT_REFUSED
     return 0
@@ -36,9 +36,6 @@ def relay(settings: Settings) -> int:
 
 def _check(settings: Settings) -> None:
     """Refuse what no waiting mends; a database that is away is waited for later."""
-    for name in ("database_url", "kafka_bootstrap_servers"):
-        if not getattr(settings, name):
-            raise BadSettings(f"{name.upper()} is needed.")
     with suppress(psycopg.OperationalError):
         check_schema(settings.database_url)
 
