@@ -5,7 +5,7 @@ which has not been seen shows that some are missing, and those are read from the
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -70,6 +70,9 @@ class Intake:
     Args:
         partitions: How many there are; 1 where the log is not divided.
         told: Hears how far projectors have come.
+
+    Attributes:
+        projected: Events that came from the `topic`, and from the `log`.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Intake:
         self._told = told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="projector")
         self.places: dict[int, Place] = {}
+        self.projected: Counter[str] = Counter()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
@@ -120,7 +124,7 @@ class Intake:
             return
         place.heard = monotonic()
         new: list[Recorded[AnyEvent]] = []
-        seen = place.done
+        seen, taken = place.done, 0
         for arrival in arrivals:
             position = arrival.stored.global_position
             if position <= seen or not self._belongs(arrival):
@@ -129,7 +133,7 @@ class Intake:
             damaged = isinstance(recorded.event, Unreadable)
             if arrival.prev <= seen and not damaged:
                 new.append(recorded)
-                seen = position
+                seen, taken = position, taken + 1
                 continue
             # Some are missing, or this one is damaged: the log has them whole.
             await self._project(partition, new)
@@ -137,8 +141,9 @@ class Intake:
             seen = position if damaged else arrival.prev
             await self.catch_up([partition], seen)
             if not damaged:
-                new, seen = [recorded], position
+                new, seen, taken = [recorded], position, taken + 1
         await self._project(partition, new)
+        self.projected["topic"] += taken
 
     def _belongs(self, arrival: Received) -> bool:
         return partition_of(arrival.workspace_id, self._partitions) == arrival.partition
@@ -152,13 +157,15 @@ class Intake:
         held = [n for n in partitions if n in self.places and self.places[n].done < upto]
         after = min((self.places[n].done for n in held), default=upto)
         while after < upto and any(n in self.places for n in held):
-            rows = await self._rows.all(after=after, limit=BATCH_MAX)
+            rows = await self._rows.all(after=after, limit=min(BATCH_MAX, upto - after))
             if not rows:
                 raise LogRewound(f"The log ends at {after}, before {upto}.")
             scanned = min(upto, rows[-1].global_position)
             by_partition = self._divided(rows, held, scanned)
             for partition in held:
-                await self._project(partition, by_partition[partition], upto=scanned)
+                events = by_partition[partition]
+                await self._project(partition, events, upto=scanned)
+                self.projected["log"] += len(events)
             after = scanned
 
     def _divided(

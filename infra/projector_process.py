@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -129,6 +130,11 @@ class ProjectorProcess:
         return sorted(self._intake.places)
 
     @property
+    def projected(self) -> Counter[str]:
+        """Count the events that came from the topic, and from the log."""
+        return self._intake.projected
+
+    @property
     def failed(self) -> dict[str, str]:
         return self._applier.failed
 
@@ -184,7 +190,7 @@ class ProjectorProcess:
             del self._begun[partition]
         for partition, lease in leased.items():
             if partition not in self._intake.places:
-                await self._intake.begin(partition, partial(_guard, lease))
+                await self._intake.begin(partition, partial(guard, lease))
                 self._begun[partition] = lease
 
     # Projecting.
@@ -295,7 +301,7 @@ class ProjectorProcess:
         self.lag = Lag(head - complete, max(0.0, age_s))
 
 
-def _guard(lease: Lease, connection: Connection) -> None:
+def guard(lease: Lease, connection: Connection) -> None:
     """See, within the transaction, that the partition is still this instance's."""
     if connection.exec_driver_sql(_HELD, tuple(lease)).first() is None:
         raise PartitionLost(lease.name)

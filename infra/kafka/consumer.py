@@ -32,7 +32,6 @@ CONNECTING: dict[str, Any] = {
     "group_id": None,
     "enable_auto_commit": False,
     "auto_offset_reset": "none",
-    "allow_auto_create_topics": False,
     "fetch_max_wait_ms": FETCH_WAIT_MS,
     "max_poll_records": RECORDS_MAX,
     "max_partition_fetch_bytes": RECORD_BYTES_MAX,
@@ -57,6 +56,15 @@ class _Consumer(Protocol):
     def beginning_offsets(self, partitions: list[Any], timeout_ms: int) -> dict[Any, int]: ...
     def end_offsets(self, partitions: list[Any], timeout_ms: int) -> dict[Any, int]: ...
     def close(self) -> None: ...
+
+
+class _Quiet(KafkaConsumer):  # type: ignore[misc]
+    _cluster: Any
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        # kafka-python 3.0 takes this setting and does not hand it on; see `infra.kafka.producer`.
+        self._cluster.config["allow_auto_create_topics"] = False
 
 
 class TopicIsMissing(KafkaError):  # type: ignore[misc]
@@ -98,7 +106,7 @@ class Feed:
 
     def _connected(self) -> _Consumer:
         if self._consumer is None:
-            made = KafkaConsumer(bootstrap_servers=self._topic.servers.split(","), **CONNECTING)
+            made = _Quiet(bootstrap_servers=self._topic.servers.split(","), **CONNECTING)
             self._consumer = cast("_Consumer", made)
         return self._consumer
 

@@ -1,0 +1,203 @@
+"""Projectors in processes of their own, killed at any point: every event once, in every row."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine
+from structlog.testing import capture_logs
+
+from infra.event_store.lane import Append
+from infra.event_store.postgres import PostgresLog
+from infra.event_store.store import EventStore
+from infra.failpoints import VARIABLE
+from infra.kafka.records import partition_of
+from infra.kafka.relay import Relay
+from infra.kafka.topic import Topic
+from infra.postgres.leases import Leases, open_pool
+from infra.projecting import Applier, Slice
+from infra.vault import Vault
+from tests.e2e.installation import ROOT, environment
+from tests.projecting import Fact, hashes, history, in_file, in_postgres, new_rows, pages, until
+from tests.projections.tables import PROJECTORS
+
+PARTITIONS = 6
+FAIR = PARTITIONS // 3
+MOVE_MAX_S = 10.0
+RUN = "from infra.cli.projector import projector; from infra.settings import Settings"
+LOGS = "from infra import logs; logs.configure('INFO')"
+PYTHON = (
+    sys.executable,
+    "-c",
+    f"import sys; {RUN}; {LOGS}; sys.exit(projector(Settings.from_env(), []))",
+)
+AT_TIMES = {"projector.after_park", "projector.before_unpark"}
+"""Points that are passed when something is parked, or brought back."""
+
+
+def failpoints() -> Iterator[str]:
+    for file in sorted((ROOT / "infra").rglob("*.py")):
+        for name in re.findall(r'failpoint\("(projector\.\w+)"\)', file.read_text("utf-8")):
+            if name not in AT_TIMES:
+                yield name
+
+
+class Installation:
+    """A log, a topic with a relay, and projectors that are processes."""
+
+    def __init__(self, url: str, topic: Topic, folder: Path) -> None:
+        self.engine: Engine = in_postgres(url)
+        self.url, self.topic, self.folder = url, topic, folder
+        self.log = PostgresLog(url)
+        self.pool = open_pool(url)
+        self._facts: list[Fact] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, **settings: str) -> "subprocess.Popen[bytes]":
+        ours = {
+            "AUTOMATOS_DATABASE_URL": self.url,
+            "AUTOMATOS_KAFKA_BOOTSTRAP_SERVERS": self.topic.servers,
+            "AUTOMATOS_KAFKA_TOPIC": self.topic.name,
+            "AUTOMATOS_KAFKA_PARTITIONS": str(PARTITIONS),
+        }
+        with (self.folder / f"projector-{len(self._processes)}.out").open("wb") as output:
+            process = subprocess.Popen(
+                PYTHON,
+                cwd=ROOT,
+                env=environment(self.folder, ours | settings),
+                stdout=output,
+                stderr=output,
+            )
+        self._processes.append(process)
+        return process
+
+    def lag(self, number: int) -> object:
+        """Tell what a projector last logged of its lag."""
+        lines = (self.folder / f"projector-{number}.out").read_text().splitlines()
+        told = [json.loads(line) for line in lines if '"projecting"' in line]
+        return told[-1]["lag_events"] if told else None
+
+    async def append(self, facts: Sequence[Fact]) -> None:
+        before = len(self._facts)
+        self._facts += facts
+        for page in pages(new_rows(self._facts)[before:], 200):
+            await self.log.write(Append(page))
+
+    def is_projected(self) -> bool:
+        last = {partition_of(fact[0], PARTITIONS): n for n, fact in enumerate(self._facts, 1)}
+        applier = Applier(self.engine, PROJECTORS)
+        return all(
+            passed.position >= position
+            for partition, position in last.items()
+            for passed in applier.standings(partition).values()
+        )
+
+    async def held(self) -> dict[str, int]:
+        """Count the partitions of each instance."""
+        counts: dict[str, int] = {}
+        for lease in (await Leases(self.pool).held("projectors/")).values():
+            counts[lease.owner] = counts.get(lease.owner, 0) + 1
+        return counts
+
+    async def shared(self, instances: int, *, timeout_s: float = 60.0) -> None:
+        fair = [PARTITIONS // instances] * instances
+        async with asyncio.timeout(timeout_s):
+            while sorted((await self.held()).values()) != fair:  # noqa: ASYNC110 it is asked
+                await asyncio.sleep(0.05)
+
+    async def check(self) -> None:
+        """Hold the rows against those that the log makes of an empty file."""
+        await until(self.is_projected, "all is projected")
+        engine, store = in_file(self.folder), EventStore(self.log, Vault())
+        applier, after = Applier(engine, PROJECTORS), 0
+        while page := await store.read_all(after=after):
+            applier.apply(Slice(page))
+            after = page[-1].global_position
+        assert hashes(self.engine) == hashes(engine)
+        engine.dispose()
+
+    def end(self) -> None:
+        for number, process in enumerate(self._processes):
+            process.kill()
+            process.wait()
+            sys.stdout.write((self.folder / f"projector-{number}.out").read_text()[-3_000:])
+
+
+@pytest.fixture
+async def installation(
+    postgres_url: str, kafka_bootstrap: str, kafka_topic: str, tmp_path: Path
+) -> AsyncIterator[Installation]:
+    made = Installation(postgres_url, Topic(kafka_bootstrap, kafka_topic, PARTITIONS), tmp_path)
+    async with made.pool:
+        with capture_logs():
+            async with relaying(made):
+                yield made
+        made.end()
+    await made.log.close()
+    made.engine.dispose()
+
+
+@asynccontextmanager
+async def relaying(installation: Installation) -> AsyncIterator[None]:
+    relay = Relay(installation.log, installation.pool, installation.topic, instance=uuid4().hex)
+    task = asyncio.create_task(relay.run())
+    try:
+        yield
+    finally:
+        relay.stop()
+        await task
+
+
+async def test_the_partitions_of_a_killed_projector_go_on_elsewhere(
+    installation: Installation,
+) -> None:
+    processes = [installation.start() for _ in range(3)]
+    await installation.shared(3)
+    await installation.append(history(300))
+    processes[0].kill()
+    await installation.append(history(300, seed=2))
+    await installation.shared(2, timeout_s=MOVE_MAX_S)
+    await installation.check()
+    await until(lambda: installation.lag(1) == installation.lag(2) == 0, "there is no lag")
+    for process in processes[1:]:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(30) for process in processes[1:]] == [0, 0]
+    assert await installation.held() == {}
+
+
+async def test_a_projector_that_was_stopped_too_long_writes_nothing_when_it_goes_on(
+    installation: Installation,
+) -> None:
+    stopped = installation.start()
+    await installation.shared(1)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    installation.start()
+    await installation.append(history(300))
+    await until(installation.is_projected, "the other one has projected all")
+    os.kill(stopped.pid, signal.SIGCONT)
+    await installation.append(history(300, seed=2))
+    await installation.shared(2)
+    await installation.check()
+
+
+@pytest.mark.parametrize("point", list(failpoints()))
+async def test_a_projector_killed_at_any_point_leaves_every_event_projected_once(
+    installation: Installation, point: str
+) -> None:
+    await installation.append(history(300))
+    for nth in (1, 3):
+        killed = installation.start(**{VARIABLE: f"{point}:{nth}:kill"})
+        await asyncio.to_thread(killed.wait, 60)
+        assert killed.returncode == -signal.SIGKILL
+    installation.start()
+    await installation.append(history(300, seed=2))
+    await installation.check()
