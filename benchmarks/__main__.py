@@ -11,7 +11,16 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, append_postgres, live, load, post, projecting, startup
+from benchmarks import (
+    append,
+    append_postgres,
+    live,
+    load,
+    post,
+    projecting,
+    relaying,
+    startup,
+)
 from benchmarks.measure import LONG, QUICK, SCRATCH, Row, Size
 
 PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
@@ -22,6 +31,7 @@ PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "live": live.rows,
     "project": projecting.rows,
     "start": startup.rows,
+    "relay": relaying.rows,
 }
 
 PLAIN_WIDTH = 200

@@ -2,7 +2,7 @@
 
 import typer
 
-from infra.cli import agents, demo, doctor, events, keys, production, rebuild
+from infra.cli import agents, api, demo, doctor, events, keys, production, projector, rebuild
 from infra.cli.shared import refuse, settings
 
 app = typer.Typer(
@@ -15,6 +15,8 @@ app = typer.Typer(
 app.add_typer(agents.app, name="agents")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
+app.add_typer(projector.app, name="projector")
+app.command("api")(api.api)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("rebuild")(rebuild.rebuild)
