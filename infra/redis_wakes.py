@@ -94,6 +94,7 @@ class RedisWakes:
         self._gathered = asyncio.Event()
         self._hears = False
         self._tells = True
+        self._is_told = False
 
     @property
     def degraded(self) -> bool:
@@ -126,11 +127,22 @@ class RedisWakes:
                 async with _connected(self._url) as client:
                     await work(client)
             except FAULTS as error:
-                # Not its text, which may hold the URL, and that a password.
-                log.warning("Redis does not answer; polling", error=type(error).__name__)
+                self._complain(error)
             lasted = monotonic() - begun > SILENCE_MAX_S + PING_EVERY_S
             pause_s = PAUSE_MIN_S if lasted else min(PAUSE_MAX_S, pause_s * 2)
             await asyncio.sleep(pause_s)
+
+    def _complain(self, error: Exception) -> None:
+        """Log that Redis is away, once; not every try."""
+        if not self._is_told:
+            # Not its text, which may hold the URL, and that a password.
+            log.warning("Redis does not answer; polling", error=type(error).__name__)
+        self._is_told = True
+
+    def _rejoice(self) -> None:
+        if self._is_told and not self.degraded:
+            log.warning("Redis answers again")
+            self._is_told = False
 
     async def _tell(self, client: Client) -> None:
         try:
@@ -138,6 +150,7 @@ class RedisWakes:
                 async with asyncio.timeout(PUBLISH_MAX_S):
                     await self._publish(client)
                 self._tells = True
+                self._rejoice()
                 await self._gathered.wait()
         finally:
             self._tells = False
@@ -176,6 +189,7 @@ class RedisWakes:
                 continue
             # The first is what confirms the subscription.
             last, self._hears = monotonic(), True
+            self._rejoice()
             self._pass_on(message)
         raise TimeoutError
 

@@ -49,14 +49,14 @@ def serve(settings: Settings) -> int:
     """
     lock = FolderLock(settings.data_dir)
     try:
-        listening = _listen(settings)
+        listening = listen(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, listening))
     finally:
         lock.release()
 
 
-def uvicorn_config(app: object) -> uvicorn.Config:
+def uvicorn_config(app: object, *, drain_s: int = CONNECTIONS_DRAIN_S) -> uvicorn.Config:
     """Give the server's settings, which the benchmarks use as well."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def uvicorn_config(app: object) -> uvicorn.Config:
         proxy_headers=False,
         limit_concurrency=CONNECTIONS_MAX,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CONNECTIONS_DRAIN_S,
+        timeout_graceful_shutdown=drain_s,
     )
 
 
@@ -89,36 +89,41 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
 
     installation = build_installation(settings, on_failure=on_failure)
     app = build_app(installation, closing=lambda: server.should_exit)
-    app.on_startup.append(partial(_watch, installation, on_failure))
+    app.on_startup.append(partial(watch, installation.tasks, on_failure))
     server = uvicorn.Server(uvicorn_config(app))
     # Once stopped, uvicorn raises the signal again: with a handler of ours the exit code is ours.
     signal.signal(signal.SIGTERM, stop)
     await _greet(settings, installation, listening)
-    _spare_the_collector()
+    spare_the_collector()
     await server.serve(sockets=[listening])
     return EXIT_FAILED if failures else 0
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Leave what lives as long as the process out of every collection, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
 
 
-def _watch(installation: Installation, on_failure: Callable[[BaseException], None]) -> None:
-    """Have it told when the follower or the runner dies: nobody else would notice for long."""
+def watch(tasks: list[asyncio.Task[None]], on_failure: Callable[[BaseException], None]) -> None:
+    """Have it told when a task that lasts as long as the process dies: nobody else would notice."""
 
     def ended(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             on_failure(error)
 
-    for task in installation.tasks:
+    for task in tasks:
         task.add_done_callback(ended)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """Take the port.
+
+    Raises:
+        CannotListen: It is taken.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

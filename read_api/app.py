@@ -1,5 +1,6 @@
 """The list of routes and what wraps them; nothing of infra is wired here."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -155,3 +156,11 @@ def _openapi() -> OpenAPIConfig:
         ),
         security=[{"key": []}, {"bearer": []}],
     )
+
+
+def swagger_files() -> Path:
+    """Find Swagger UI's files in the package that carries them, without importing it."""
+    found = importlib.util.find_spec("swagger_ui")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0]) / "static"
