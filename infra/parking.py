@@ -12,8 +12,11 @@ from sqlalchemy import Connection, Engine, select
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
-from infra.event_store.store import EventStore
+from infra.event_store.codec import Codec
+from infra.event_store.store import Log
 from infra.failpoints import failpoint
+from infra.projecting import readable, told, why_unreadable
+from infra.vault import Vault
 from projections.projector import (
     Projector,
     fold,
@@ -51,7 +54,7 @@ def parked(engine: Engine) -> list[Parked]:
 
 
 async def bring_back(
-    store: EventStore, engine: Engine, place: Place, *, skipped: int | None = None
+    rows: Log, engine: Engine, place: Place, *, skipped: int | None = None
 ) -> Parked | None:
     """Project what a parked workspace has missed; tell where it is parked again, if it is.
 
@@ -65,7 +68,7 @@ async def bring_back(
         if since is None:
             return None
         unpark(connection, name, workspace_id)
-        async for recorded in _missed(store, workspace_id, since, passed.position):
+        async for recorded in _missed(rows, workspace_id, since, passed.position):
             if recorded.global_position == skipped:
                 continue
             error = _projected(connection, place.projector, recorded)
@@ -77,24 +80,26 @@ async def bring_back(
 
 
 async def _missed(
-    store: EventStore, workspace_id: WorkspaceId, since: int, upto: int
+    rows: Log, workspace_id: WorkspaceId, since: int, upto: int
 ) -> AsyncIterator[Recorded[AnyEvent]]:
-    after = since - 1
-    while page := await store.read_workspace(workspace_id, after=after, limit=PAGE_MAX):
-        for recorded in page:
-            if recorded.global_position > upto:
+    # Personal fields stay sealed, so that no key is needed.
+    codec, after = Codec(Vault()), since - 1
+    while page := await rows.workspace(workspace_id, after=after, limit=PAGE_MAX):
+        for row in page:
+            if row.global_position > upto:
                 return
-            yield recorded
+            yield readable(codec, row)
         after = page[-1].global_position
 
 
 def _projected(connection: Connection, projector: Projector, recorded: Recorded[AnyEvent]) -> str:
     """Project one event; tell what went wrong, and leave nothing of it then."""
-    if type(recorded.event) not in projector.folds:
-        return ""
+    unreadable = why_unreadable(recorded.event)
+    if unreadable or type(recorded.event) not in projector.folds:
+        return unreadable or ""
     try:
         with connection.begin_nested():
             fold(connection, projector, [recorded])
     except Exception as error:  # noqa: BLE001 whatever a projector raises parks the workspace
-        return f"{type(error).__name__}: {error}"
+        return told(error)
     return ""

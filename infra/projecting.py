@@ -118,7 +118,7 @@ class Applier:
                 raise
             if not _is_of_an_event(error):
                 at = part.events[0].global_position if part.events else part.upto
-                raise ProjectorStopped(f"event {at}: {_told(error)}") from error
+                raise ProjectorStopped(f"event {at}: {told(error)}") from error
             if len(part.events) == 1:
                 return self._park(projector, part, error)
         half = len(part.events) // 2
@@ -141,7 +141,7 @@ class Applier:
         with self._engine.begin() as connection:
             part.guard(connection)
             standings(connection, [projector.name], part.partition)
-            park(connection, projector.name, recorded, _told(error))
+            park(connection, projector.name, recorded, told(error))
             move_checkpoint(connection, projector.name, passed, part.partition)
         failpoint("projector.after_park")
         log.critical(
@@ -156,17 +156,17 @@ class Applier:
 
 def _refuse_unreadable(connection: Connection, going: Sequence[Projector], part: Slice) -> None:
     """Fail on an event that nobody can read: a projector cannot know that it may ignore it."""
-    broken = [recorded for recorded in part.events if _why_unreadable(recorded.event)]
+    broken = [recorded for recorded in part.events if why_unreadable(recorded.event)]
     if not broken:
         return
     for passed in standings(connection, [p.name for p in going], part.partition).values():
         for recorded in broken:
             new = recorded.global_position > passed.position
             if new and recorded.metadata.workspace_id not in passed.parked:
-                raise CannotDecode(_why_unreadable(recorded.event))
+                raise CannotDecode(why_unreadable(recorded.event))
 
 
-def _why_unreadable(event: object) -> str | None:
+def why_unreadable(event: object) -> str | None:
     return event.error if isinstance(event, Unreadable) else None
 
 
@@ -179,7 +179,7 @@ def _is_of_an_event(error: Exception) -> bool:
     return not isinstance(error, DBAPIError) or isinstance(error, DataError | IntegrityError)
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:ERROR_MAX].replace("\0", "\ufffd")
 
 

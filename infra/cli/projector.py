@@ -11,6 +11,8 @@ from domain.audit import ReasonIsMissing
 from domain.events import WorkspaceId
 from infra.cli.shared import out, refuse, settings, user_name, with_writing
 from infra.composition import PROJECTORS, Writing
+from infra.event_store.sqlite import SqliteLog
+from infra.event_store.store import Log
 from infra.parking import Parked, Place, bring_back, parked
 from infra.read_store import open_engine
 from infra.settings import Settings
@@ -117,7 +119,13 @@ async def _brought_back(
     else:
         await commands.skip_event(name, found.position, reason, issued)
     skipped = None if reason is None else found.position
-    return await bring_back(writing.store, engine, place, skipped=skipped)
+    rows = _rows(writing.settings)
+    try:
+        return await bring_back(rows, engine, place, skipped=skipped)
+    finally:
+        closing = rows.close()
+        if closing is not None:
+            await closing
 
 
 def _projector(name: str) -> Projector:
@@ -135,6 +143,15 @@ def _engine(chosen: Settings) -> Engine:
     from infra.postgres import reads  # noqa: PLC0415
 
     return reads.open_engine(chosen.database_url, pool_size=2)
+
+
+def _rows(chosen: Settings) -> Log:
+    """Open the log itself: the event at fault may be one that nobody can decode."""
+    if not chosen.database_url:
+        return SqliteLog(chosen.data_dir / "events.db")
+    from infra.event_store.postgres import PostgresLog  # noqa: PLC0415
+
+    return PostgresLog(chosen.database_url)
 
 
 def _partition(chosen: Settings, workspace: str) -> int:
