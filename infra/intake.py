@@ -105,7 +105,7 @@ class Intake:
         done = await self._checkpoint(partition)
         before = await self._rows.all(after=done - 1, limit=1) if done else []
         if done and not before:
-            raise LogRewound(f"Partition {partition} is projected up to {done}.")
+            raise LogRewound(f"LOG_REWOUND: partition {partition} is projected up to {done}.")
         at = _time(before[0]) if before else None
         self.places[partition] = Place(guard=guard, done=done, saved=done, at=at)
 
@@ -159,7 +159,7 @@ class Intake:
         while after < upto and any(n in self.places for n in held):
             rows = await self._rows.all(after=after, limit=min(BATCH_MAX, upto - after))
             if not rows:
-                raise LogRewound(f"The log ends at {after}, before {upto}.")
+                raise LogRewound(f"LOG_REWOUND: the log ends at {after}, before {upto}.")
             scanned = min(upto, rows[-1].global_position)
             by_partition = self._divided(rows, held, scanned)
             for partition in held:

@@ -11,8 +11,9 @@ WORKERS_MAX = 64
 
 def api(
     workers: Annotated[
-        int, typer.Option(min=1, max=WORKERS_MAX, help="Processes on the one port.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, max=WORKERS_MAX, help="Processes on the one port, if not WORKERS."),
+    ] = None,
 ) -> None:
     """Serve the API on PostgreSQL (DATABASE_URL, REDIS_URL, PORT)."""
     # Imported here: the other commands start faster without the web server.
@@ -24,7 +25,9 @@ def api(
     if not found.database_url:
         raise refuse("DATABASE_URL is needed; `automatos serve` needs no database.")
     try:
-        code = serve_api(found, workers, lambda line: out.print(line, markup=False))
+        code = serve_api(
+            found, workers or found.workers, lambda line: out.print(line, markup=False)
+        )
     except (CannotListen, SchemaIsNewer, SchemaIsOld) as error:
         raise refuse(str(error)) from error
     raise typer.Exit(code)
