@@ -27,7 +27,7 @@ TARGET = 0.5
 
 
 def rows(size: Size) -> Iterator[Row]:
-    recorded = _on_loop(_recorded(size.projected))
+    recorded = recorded_events(size.projected)
     systems = {
         "ours": partial(ours, recorded=recorded),
         "follower": partial(follower, count=size.projected),
@@ -39,6 +39,11 @@ def rows(size: Size) -> Iterator[Row]:
     )
     what = f"the same, read from the log, all {len(PROJECTORS)} projectors"
     yield found.row(what, "follower", "raw upserts")
+
+
+def recorded_events(count: int) -> list[Recorded[AnyEvent]]:
+    found: list[Recorded[AnyEvent]] = _on_loop(_recorded(count))
+    return found
 
 
 def ours(folder: Path, *, recorded: list[Recorded[AnyEvent]]) -> Sample:
@@ -72,7 +77,7 @@ def raw(folder: Path, *, recorded: list[Recorded[AnyEvent]]) -> Sample:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     _create(connection)
-    pages = [[made[_agent_id(one)] for one in page] for page in _pages(recorded)]
+    pages = [[made[agent_id(one)] for one in page] for page in _pages(recorded)]
     timer, statement = Timer(), _upsert()
     for number, page in enumerate(pages):
         connection.execute("BEGIN IMMEDIATE")
@@ -110,7 +115,7 @@ def _rows_by_key(folder: Path, recorded: list[Recorded[AnyEvent]]) -> dict[int, 
     return made
 
 
-def _agent_id(recorded: Recorded[AnyEvent]) -> int:
+def agent_id(recorded: Recorded[AnyEvent]) -> int:
     return int(recorded.stream_id.rpartition("+")[2])
 
 

@@ -7,14 +7,13 @@ from time import monotonic
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
 from infra.event_store.codec import CannotDecode
 from infra.event_store.store import EventStore
 from infra.projecting import Applier, Slice
-from infra.read_store import projection_thread
+from infra.read_store import projection_thread, will_pass
 from projections.projector import Projector
 
 BATCH_MAX = 500
@@ -137,8 +136,10 @@ class Follower:
             return False
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._project, events)
-        except DBAPIError as error:
-            self._tell(held_up=True, error=str(error.orig))
+        except Exception as error:
+            if not will_pass(error):
+                raise
+            self._tell(held_up=True, error=str(getattr(error, "orig", error)))
             await asyncio.sleep(RETRY_S)
         else:
             self._tell(held_up=False)

@@ -5,6 +5,7 @@ fault. That one, by then tried alone, parks its workspace's slice of that projec
 skips the workspace from there on, and everybody else's events are projected as ever.
 """
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -176,7 +177,8 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _is_of_an_event(error: Exception) -> bool:
-    return not isinstance(error, DBAPIError) or isinstance(error, DataError | IntegrityError)
+    of_a_database = isinstance(error, DBAPIError | sqlite3.OperationalError)
+    return not of_a_database or isinstance(error, DataError | IntegrityError)
 
 
 def told(error: Exception) -> str:

@@ -95,8 +95,9 @@ def _on_begin(connection: Connection) -> None:
 
 def will_pass(error: Exception) -> bool:
     """Tell a fault that passes by itself from one that every further try would meet again."""
-    if isinstance(error, DBAPIError) and isinstance(error.orig, sqlite3.Error):
-        return (error.orig.sqlite_errorcode & 0xFF) in PASSING
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.OperationalError):
+        return (cause.sqlite_errorcode & 0xFF) in PASSING
     # Of PostgreSQL: cut connections, locks waited for too long, full disks; and no connection free.
     return isinstance(error, OperationalError | InterfaceError | SQLAlchemyTimeoutError)
 

@@ -10,14 +10,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Integer,
     MetaData,
-    Select,
     Table,
     Text,
-    and_,
     bindparam,
     delete,
     select,
@@ -83,17 +82,30 @@ class Rows:
         """Read a row, to be changed in place and then put."""
         key = _storable_key(key)
         if key not in self._known:
-            values = {f"key_{n}": part for n, part in enumerate(key)}
-            row = self._connection.execute(_by_key(self._table), values).mappings().first()
-            self._known[key] = None if row is None else dict(row)
+            if self._connection.dialect.name == "postgresql":
+                self.fetch([key])
+            else:
+                self._known[key] = self._find(key)
         return self._known[key]
+
+    def _find(self, key: tuple[Any, ...]) -> Row | None:
+        """Ask the driver itself: SQLite answers in a tenth of the time that SQLAlchemy takes."""
+        cursor = self._connection.connection.cursor()
+        cursor.execute(_select_one(self._table), key)
+        values = cursor.fetchone()
+        if values is None:
+            return None
+        row = dict(zip(_names(self._table), values, strict=True))
+        for name in _truth_names(self._table):
+            row[name] = bool(row[name])
+        return row
 
     def fetch(self, keys: Sequence[tuple[Any, ...]]) -> None:
         """Read rows that will be asked for, all at once. PostgreSQL only."""
         if not keys:
             return
         self._known.update(dict.fromkeys(keys))
-        names = [column.name for column in self._table.columns]
+        names = _names(self._table)
         found = self._connection.exec_driver_sql(_select_many(self._table), _turned(keys))
         for values in found:
             row = dict(zip(names, values, strict=True))
@@ -134,14 +146,14 @@ class Rows:
         self._connection.exec_driver_sql(_delete_many(self._table), _turned(gone))
 
     def _upsert(self, rows: list[Row]) -> None:
-        names, rest = [column.name for column in self._table.columns], iter(rows)
+        names, rest = _names(self._table), iter(rows)
         for size in statement_sizes(len(rows)):
             statement = _upsert(self._table, self._connection.dialect, size)
             values = tuple(row[name] for row in islice(rest, size) for name in names)
             self._connection.exec_driver_sql(statement, values)
 
     def _upsert_many(self, rows: list[Row]) -> None:
-        columns = tuple([row[column.name] for row in rows] for column in self._table.columns)
+        columns = tuple([row[name] for row in rows] for name in _names(self._table))
         self._connection.exec_driver_sql(_upsert_many(self._table), columns)
 
 
@@ -177,11 +189,21 @@ def _storable(value: object) -> object:
 
 
 def _make_storable(rows: list[Row], names: tuple[str, ...]) -> None:
-    for row in rows:
-        for name in names:
+    for name in names:
+        for row in rows:
             value = row[name]
             if value is not None and UNSTORABLE in value:
                 row[name] = _storable(value)
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _names(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns)
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _truth_names(table: Table) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns if isinstance(column.type, Boolean))
 
 
 @lru_cache(maxsize=STATEMENTS_MAX)
@@ -198,9 +220,9 @@ def _text_names(table: Table) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=STATEMENTS_MAX)
-def _by_key(table: Table) -> Select[Any]:
-    keys = enumerate(table.primary_key)
-    return select(table).where(and_(*(column == bindparam(f"key_{n}") for n, column in keys)))
+def _select_one(table: Table) -> str:
+    place = " AND ".join(f'"{name}" = ?' for name in _key_names(table))
+    return f'SELECT {_quoted(_names(table))} FROM "{table.name}" WHERE {place}'  # noqa: S608 our own names
 
 
 @lru_cache(maxsize=STATEMENTS_MAX)
@@ -228,7 +250,7 @@ def _upsert_one(table: Table, dialect: Dialect) -> tuple[str, str, str]:
 
 @lru_cache(maxsize=STATEMENTS_MAX)
 def _upsert_many(table: Table) -> str:
-    names, keys = [column.name for column in table.columns], _key_names(table)
+    names, keys = _names(table), _key_names(table)
     changes = ", ".join(f'"{name}" = excluded."{name}"' for name in names if name not in keys)
     return (
         f'INSERT INTO "{table.name}" ({_quoted(names)}) SELECT * FROM {_unnest(table, names)}'  # noqa: S608 our own names
@@ -238,7 +260,7 @@ def _upsert_many(table: Table) -> str:
 
 @lru_cache(maxsize=STATEMENTS_MAX)
 def _select_many(table: Table) -> str:
-    keys, names = _key_names(table), [column.name for column in table.columns]
+    keys, names = _key_names(table), _names(table)
     return (
         f"SELECT {_quoted(names)} FROM {_unnest(table, keys)} AS asked ({_quoted(keys)})"  # noqa: S608 our own names
         f' JOIN "{table.name}" USING ({_quoted(keys)})'
