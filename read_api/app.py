@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from litestar import Litestar, Request, Router
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
@@ -16,13 +17,16 @@ from litestar.plugins.problem_details import ProblemDetailsException
 from litestar.static_files import (
     create_static_files_router,  # pyright: ignore[reportUnknownVariableType] its PathLike
 )
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolIsBusy
 
+from commands.transact import StorageUnavailable
 from read_api import agents, events, workflows
 from read_api.agents import AgentController
 from read_api.asked import Commands, Shared, bound_to
 from read_api.auth import PUBLIC, KeyReader, guard
 from read_api.edge import DOCS_PATH, edge
-from read_api.errors import problem_details, unexpected
+from read_api.errors import of_command, problem_details, unexpected
 from read_api.events import EventController
 from read_api.health import Alone, Surroundings, health, live, overview, ready
 from read_api.lane import lane
@@ -41,6 +45,8 @@ people, a `code` for programs and a JSON pointer to the fault.
 - `X-Event-Position` on answers, `Min-Position` on requests: read what you wrote.
 - `/api/events/stream`: Server-Sent Events, resumable with `Last-Event-ID`.
 """
+
+log = structlog.get_logger(__name__)
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +114,11 @@ def create_app(
 def _any(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ANN401
     if isinstance(error, ProblemDetailsException):
         return error.to_response(request)
+    if isinstance(error, OperationalError | PoolIsBusy):
+        # Of the read models: the log says the same of itself, as a refusal.
+        log.error("read models cannot be read", path=request.url.path, error=type(error).__name__)
+        away = StorageUnavailable("The read models do not answer.")
+        return of_command(away).to_response(request)
     return unexpected(request, error)
 
 

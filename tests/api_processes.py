@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy.exc import OperationalError
 
+from commands.transact import CommandError
 from domain.events import WorkspaceId
 from infra.composition import PROJECTORS, Writing, build_writing
 from infra.follower import Follower
@@ -68,9 +70,10 @@ async def projected(url: str, folder: Path) -> AsyncIterator[Installation]:
 
 
 async def _following(follower: Follower) -> None:
-    """Follow closely: what other processes append is told to nobody here."""
+    """Follow closely, whatever becomes of the database: nobody tells us of others' appends."""
     while True:
-        await follower.catch_up()
+        with suppress(CommandError, OperationalError):
+            await follower.catch_up()
         await asyncio.sleep(0.02)
 
 

@@ -7,11 +7,12 @@ from time import monotonic
 from typing import NamedTuple
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from domain.events import WorkspaceId
 from infra.kafka.records import partition_of
+from projections.projector import parked_slices
 from read_api.reads import Reads
 
 LOOK_EVERY_S = 0.02
@@ -23,6 +24,9 @@ LOOK_GAP_S = 0.005
 REFRESH_S = 1.0
 """How often they are read while nobody waits."""
 
+PARKED_MAX = 10_000
+"""Workspaces that are parked and known to be; answers of more are not called stale."""
+
 _LOOK = text(
     """
     SELECT p.name, n.partition, coalesce(c.global_position, 0), r.published, r.passed
@@ -32,6 +36,10 @@ _LOOK = text(
     LEFT JOIN relay_checkpoints r ON r.topic = :topic AND r.partition = n.partition
     """
 )
+
+_PARKED = select(
+    parked_slices.c.projector, parked_slices.c.workspace_id, parked_slices.c.position
+).limit(PARKED_MAX)
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +54,7 @@ class Partitioned(NamedTuple):
 class _Seen(NamedTuple):
     passed: dict[tuple[str, int], int]
     relayed: int | None
+    parked: dict[tuple[str, str], int]
 
 
 def _look(connection: Connection, names: Sequence[str], topic: Partitioned) -> _Seen:
@@ -59,7 +68,9 @@ def _look(connection: Connection, names: Sequence[str], topic: Partitioned) -> _
         done = published is not None and position >= published
         passed[name, partition] = max(position, through) if done else position
     known = [through for through in relayed if through is not None]
-    return _Seen(passed, min(known) if len(known) == len(relayed) else None)
+    # Read after the checkpoints: who parks a workspace passes its event at the same moment.
+    parked = {(name, workspace): at for name, workspace, at in connection.execute(_PARKED)}
+    return _Seen(passed, min(known) if len(known) == len(relayed) else None, parked)
 
 
 class PostgresProgress:
@@ -78,10 +89,12 @@ class PostgresProgress:
         self._topic = topic
         self._projectors = tuple(projectors)
         self._passed: dict[tuple[str, int], int] = {}
+        self._parked: dict[tuple[str, str], int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._waiting = 0
         self._looking: asyncio.Task[None] | None = None
         self._hinted = asyncio.Event()
+        self._is_blind = False
         self.failed: dict[str, str] = {}
         self.relayed: int | None = None
 
@@ -95,7 +108,9 @@ class PostgresProgress:
     ) -> int:
         place = projector, partition_of(workspace_id, self._topic.partitions)
         await self._until(lambda: self._passed.get(place, 0) >= position, timeout_s)
-        return self._passed.get(place, 0)
+        parked_at = self._parked.get((projector, workspace_id))
+        passed = self._passed.get(place, 0)
+        return passed if parked_at is None else min(passed, parked_at - 1)
 
     async def wait(self, projector: str, position: int, *, timeout_s: float) -> bool:
         """Wait until a projector has passed a position everywhere; False if it takes too long."""
@@ -117,7 +132,7 @@ class PostgresProgress:
         seen = await self._reads.ask(_look, self._projectors, self._topic)
         for place, position in seen.passed.items():
             self._passed[place] = max(position, self._passed.get(place, 0))
-        self.relayed = seen.relayed
+        self.relayed, self._parked = seen.relayed, seen.parked
         self._wake()
 
     async def run(self) -> None:
@@ -170,8 +185,11 @@ class PostgresProgress:
         try:
             await self.refresh()
         except SQLAlchemyError as error:
-            log.warning("checkpoints cannot be read", error=type(error).__name__)
-            await asyncio.sleep(LOOK_EVERY_S)
+            if not self._is_blind:
+                log.warning("checkpoints cannot be read", error=type(error).__name__)
+            self._is_blind = True
+        else:
+            self._is_blind = False
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()

@@ -63,6 +63,20 @@ class Projectors:
                 (TOPIC.topic, partition, position, through),
             )
 
+    def parked(self, workspace_id: WorkspaceId, position: int) -> None:
+        with self._connection.transaction():
+            self._connection.execute("SELECT set_config('automatos.workspace', '*', true)")
+            self._connection.execute(
+                "INSERT INTO parked_slices (projector, workspace_id, position, stream_id, error,"
+                " occurred_at) VALUES (%s, %s, %s, 's', 'e', 0)",
+                (PROJECTOR, workspace_id, position),
+            )
+
+    def unparked(self) -> None:
+        with self._connection.transaction():
+            self._connection.execute("SELECT set_config('automatos.workspace', '*', true)")
+            self._connection.execute("DELETE FROM parked_slices")
+
     def close(self) -> None:
         self._connection.close()
 
@@ -174,6 +188,19 @@ async def test_a_partition_with_unread_events_has_not_passed_them(
     projectors.passed(49)
     assert await progress.reach(PROJECTOR, ACME, 50, timeout_s=SOON_S) == 49
     assert progress.relayed == 100
+
+
+async def test_a_parked_workspace_has_not_passed_its_event_and_others_have(
+    progress: PostgresProgress, projectors: Projectors
+) -> None:
+    projectors.parked(ACME, 10)
+    for partition in range(TOPIC.partitions):
+        projectors.passed(12, partition)
+    assert await progress.reach(PROJECTOR, ACME, 12, timeout_s=WAIT_MAX_S) == 9
+    assert await progress.reach(PROJECTOR, WorkspaceId("globex"), 12, timeout_s=0) == 12
+    projectors.unparked()
+    await progress.refresh()
+    assert await progress.reach(PROJECTOR, ACME, 12, timeout_s=0) == 12
 
 
 async def test_how_far_the_relay_is_is_unknown_until_it_has_told(
