@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from infra.server import EXIT_FAILED
-from tests.e2e.installation import Server, automatos, serving
+from tests.e2e.installation import Server, serving, until
 
 JUNK = (
     "INSERT INTO stored_events"
@@ -35,16 +35,17 @@ def test_the_server_stops_when_due_runs_cannot_be_read(server: Server) -> None:
     assert "no such table: due_runs" in server.output
 
 
-def test_the_server_stops_at_an_event_that_it_cannot_decode_and_does_not_start_again(
+def test_at_an_event_that_cannot_be_decoded_read_models_stop_and_the_server_says_so(
     server: Server,
 ) -> None:
     damage(server.folder / "events.db", JUNK, "agent-x+1", "invented", b"{}", "x")
-    assert server.wait() == EXIT_FAILED
-    assert "the server cannot go on; stopping" in server.output
-    again = automatos(server.folder, "serve", LLM_PROVIDER="offline")
-    assert again.returncode == 2
-    assert again.stderr.startswith("automatos: ")
-    assert len(again.stderr.splitlines()) == 1
+    until(lambda: "at an event that cannot be read" in server.output, "the log tells of it")
+    with server.client() as client:
+        until(lambda: client.get("/health").status_code == 503, "it is unhealthy")
+        assert client.get("/health/ready").json()["status"] == "not ready"
+        assert client.get("/health/live").status_code == httpx.codes.OK
+        assert client.post("/api/agents", json={"name": "Ada"}).status_code == httpx.codes.CREATED
+    server.stop()
 
 
 def test_the_server_stops_when_the_store_fails_in_a_way_that_does_not_pass(
