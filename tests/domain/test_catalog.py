@@ -27,6 +27,8 @@ STORED_NAMES = {
     "ModelCallRequested": "model_call_requested",
     "NameClaimed": "name_claimed",
     "NameReleased": "name_released",
+    "ParkedEventSkipped": "parked_event_skipped",
+    "ParkedSliceRetried": "parked_slice_retried",
     "RunCancelled": "run_cancelled",
     "RunCompleted": "run_completed",
     "RunFailed": "run_failed",

@@ -24,8 +24,10 @@ from infra.projector_process import ProjectorProcess, Source, guard
 from infra.vault import Vault
 from tests.projecting import Fact, hashes, history, in_file, in_postgres, new_rows, pages, until
 from tests.projections.tables import PROJECTORS
+from tests.servers.fixtures import Private
 
 PARTITIONS = 6
+WAIT_MAX_S = 60.0
 HISTORY = history(600)
 
 
@@ -239,3 +241,26 @@ async def test_nothing_is_written_under_a_lease_that_somebody_else_has_taken(
     assert await leases.take(mine.name, "second", 60) == epoch + 1
     with installation.engine.begin() as connection, pytest.raises(PartitionLost):
         guard(mine, connection)
+
+
+async def test_projecting_goes_on_while_the_broker_is_away_and_when_it_is_back(
+    postgres_url: str, private_kafka: Private, kafka_topic: str, tmp_path: Path
+) -> None:
+    broker = private_kafka()
+    installation = Installation(postgres_url, Topic(broker.bootstrap, kafka_topic, PARTITIONS))
+    async with installation.pool:
+        async with installation.relaying(), installation.projecting() as process:
+            await installation.append(HISTORY[:200])
+            await installation.projected()
+            await asyncio.to_thread(broker.kill)
+            await installation.append(HISTORY[200:400])
+            await installation.projected()
+            await asyncio.to_thread(broker.start)
+            before, more = process.projected["topic"], iter(history(10_000)[400:])
+            async with asyncio.timeout(WAIT_MAX_S):
+                while process.projected["topic"] == before:
+                    await installation.append([next(more)])
+            await installation.projected()
+        assert hashes(installation.engine) == await installation.rebuilt(tmp_path)
+    await installation.log.close()
+    installation.engine.dispose()
