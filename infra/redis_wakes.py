@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from domain.events import WorkspaceId
+from infra.failpoints import failpoint
 
 APPENDED = "automatos:appended"
 PROJECTED = "automatos:projected"
@@ -167,7 +168,9 @@ class RedisWakes:
             pipeline.publish(PROJECTED, _encoder.encode(passed))
         if not (heads or passed):
             pipeline.ping()
+        failpoint("wakes.before_publish")
         await pipeline.execute()
+        failpoint("wakes.after_publish")
 
     # Hearing.
 
