@@ -18,6 +18,7 @@ from benchmarks import (
     load,
     post,
     projecting,
+    projecting_postgres,
     relaying,
     startup,
 )
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "load": load.rows,
     "live": live.rows,
     "project": projecting.rows,
+    "project-postgres": projecting_postgres.rows,
     "start": startup.rows,
     "relay": relaying.rows,
 }

@@ -102,15 +102,6 @@ CREATE TABLE relay_checkpoints (
     passed bigint NOT NULL,
     PRIMARY KEY (topic, partition)
 );
-CREATE TABLE parked (
-    projector text NOT NULL,
-    workspace_id text NOT NULL,
-    position bigint NOT NULL,
-    stream_id text NOT NULL,
-    error text NOT NULL,
-    parked_at timestamptz NOT NULL,
-    PRIMARY KEY (projector, workspace_id)
-);
 CREATE TABLE heartbeats (
     process text NOT NULL,
     instance text NOT NULL,
@@ -129,7 +120,7 @@ GRANT SELECT ON events, notifications, migrations TO {APP_ROLE};
 GRANT SELECT, INSERT, UPDATE ON notification_tracking TO {APP_ROLE};
 GRANT SELECT, INSERT, DELETE ON commands TO {APP_ROLE};
 GRANT SELECT, INSERT, UPDATE, DELETE
-ON leases, topics, relay_checkpoints, parked, heartbeats TO {APP_ROLE};
+ON leases, topics, relay_checkpoints, heartbeats TO {APP_ROLE};
 """
 
 WORKSPACE_SETTING = "automatos.workspace"
