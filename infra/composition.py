@@ -1,10 +1,8 @@
 """The composition root: the one place where parts meet."""
 
 import asyncio
-import importlib.util
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 from litestar import Litestar
@@ -35,7 +33,7 @@ from projections.projector import Projector
 from projections.runs import DueRunsProjector, RunsProjector
 from projections.usage import UsageProjector
 from projections.workflows import WorkflowsProjector
-from read_api.app import Edges, create_app
+from read_api.app import Edges, create_app, swagger_files
 from read_api.asked import Commands
 from read_api.auth import Circumstances
 from read_api.view import Ports
@@ -246,7 +244,7 @@ def build_app(installation: Installation, *, closing: Callable[[], bool]) -> Lit
         Commands(agents=writing.agents, workflows=writing.workflows, runs=installation.runs),
         Edges(
             key_reader=keys,
-            docs_assets=_docs_assets(),
+            docs_assets=swagger_files(),
             closing=closing,
             projector_names=lambda: [projector.name for projector in PROJECTORS],
             body_max=settings.body_max,
@@ -254,11 +252,3 @@ def build_app(installation: Installation, *, closing: Callable[[], bool]) -> Lit
         on_startup=[installation.start],
         on_shutdown=[installation.stop],
     )
-
-
-def _docs_assets() -> Path:
-    """Find Swagger UI's files in the package that carries them, without importing it."""
-    found = importlib.util.find_spec("swagger_ui")
-    assert found is not None
-    assert found.submodule_search_locations is not None
-    return Path(found.submodule_search_locations[0]) / "static"

@@ -21,19 +21,19 @@ from commands.transact import CommandError
 from infra.event_store.codec import Codec
 from infra.event_store.postgres import PostgresLog
 from infra.event_store.store import Log
-from infra.ids import new_uuid
 from infra.intake import Intake, LogRewound, Told
 from infra.kafka.checkpoints import Checkpoints, Passed
 from infra.kafka.consumer import Feed
 from infra.kafka.records import Received, about
 from infra.kafka.relay import Wait
 from infra.kafka.topic import Topic, TopicDiffers
-from infra.postgres.heartbeats import Heartbeats
+from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import HELD, Lease, Leases, Pool, open_pool
 from infra.postgres.migrations import check_schema
 from infra.postgres.reads import open_engine
 from infra.postgres.sharing import SHARE_EVERY_S, Shares
 from infra.projecting import Applier, PartitionLost
+from infra.redis_wakes import RedisWakes
 from infra.settings import Settings
 from infra.vault import Vault
 from projections.projector import Projector
@@ -328,16 +328,26 @@ async def _serve(settings: Settings, projectors: Sequence[Projector]) -> None:
     url = settings.database_url
     check_schema(url)
     topic = Topic(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.kafka_partitions)
-    rows, engine, instance = PostgresLog(url), open_engine(url, pool_size=2), new_uuid()
+    rows, engine, instance = PostgresLog(url), open_engine(url, pool_size=2), instance_name()
     async with open_pool(url) as pool:
         # Events are only read here: personal fields stay sealed, and no key is needed.
         source = Source(rows, pool, Codec(Vault()), topic)
-        process = ProjectorProcess(source, engine, projectors, instance=instance)
-        beating = asyncio.create_task(Heartbeats(pool).run(PROCESS, instance))
+        wakes = RedisWakes(settings.redis_url) if settings.redis_url else None
+        process = ProjectorProcess(
+            source,
+            engine,
+            projectors,
+            instance=instance,
+            told=wakes.tell_projected if wakes else lambda _projector, _passed: None,
+        )
+        beside = [asyncio.create_task(Heartbeats(pool).run(PROCESS, instance))]
+        if wakes is not None:
+            beside.append(asyncio.create_task(wakes.run()))
         try:
             await _until_stopped(process)
         finally:
-            beating.cancel()
+            for task in beside:
+                task.cancel()
             await rows.close()
             engine.dispose()
 

@@ -15,6 +15,7 @@ from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import open_pool
 from infra.postgres.reads import PostgresReads
 from infra.process_runner import ProcessRunner
+from infra.redis_wakes import RedisWakes
 from infra.settings import Settings
 
 PROCESS = "worker"
@@ -54,7 +55,12 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     runner = ProcessRunner(process, Polled(writing.store), reads, utc_now)
     try:
         async with open_pool(settings.database_url, connections_max=1) as pool:
-            await _until(stop, runner.run(), Heartbeats(pool).run(PROCESS, instance_name()))
+            beside = [Heartbeats(pool).run(PROCESS, instance_name())]
+            if settings.redis_url:
+                wakes = RedisWakes(settings.redis_url, appended=writing.store.heard)
+                writing.store.tell = wakes.tell_appended
+                beside.append(wakes.run())
+            await _until(stop, runner.run(), *beside)
     finally:
         await runner.drain()
         await models.close()
