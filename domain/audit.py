@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from domain.errors import DomainError
+from domain.errors import ReasonIsMissing
 from domain.events import Aggregate, Event
 
 
@@ -32,15 +32,6 @@ class ParkedEventSkipped(Event, frozen=True, kw_only=True, tag="parked_event_ski
 
 
 AuditEvent: TypeAlias = ParkedSliceRetried | ParkedEventSkipped
-
-
-class ReasonIsMissing(DomainError):
-    """An event is to be left out, and nobody says why."""
-
-    code = "reason_is_missing"
-
-    def __init__(self) -> None:
-        super().__init__("Say why the event is left out.", pointer="/reason")
 
 
 class Trail(msgspec.Struct, frozen=True, tag=True):

@@ -7,7 +7,7 @@ import typer
 from sqlalchemy import Engine
 
 from commands.audit import AuditCommands
-from domain.audit import ReasonIsMissing
+from domain.errors import ReasonIsMissing
 from domain.events import WorkspaceId
 from infra.cli.shared import out, refuse, settings, user_name, with_writing
 from infra.composition import PROJECTORS, Writing
