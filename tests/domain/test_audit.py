@@ -4,10 +4,10 @@ from domain.audit import (
     AUDIT,
     ParkedEventSkipped,
     ParkedSliceRetried,
-    ReasonIsMissing,
     retry_slice,
     skip_event,
 )
+from domain.errors import ReasonIsMissing
 from tests.given import given
 
 RETRIED = ParkedSliceRetried(projector="usage", position=7)
