@@ -4,7 +4,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from domain.errors import ReasonIsMissing
+from domain.errors import Invalid
 from domain.events import Aggregate, Event
 
 
@@ -53,5 +53,5 @@ def skip_event(
     _state: Trail, *, projector: str, position: int, reason: str
 ) -> tuple[AuditEvent, ...]:
     if not reason.strip():
-        raise ReasonIsMissing
+        raise Invalid("Say why the event is left out.", pointer="/reason")
     return (ParkedEventSkipped(projector=projector, position=position, reason=reason.strip()),)

@@ -136,12 +136,3 @@ class VersionMismatch(DomainError):
         super().__init__(f"You named version {expected_version}; the newest is {version}.")
         self.expected_version = expected_version
         self.version = version
-
-
-class ReasonIsMissing(DomainError):
-    """An event is to be left out, and nobody says why."""
-
-    code = "reason_is_missing"
-
-    def __init__(self) -> None:
-        super().__init__("Say why the event is left out.", pointer="/reason")

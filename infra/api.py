@@ -15,10 +15,7 @@ from litestar import Litestar
 from sqlalchemy.exc import SQLAlchemyError
 
 from commands.runs import RunCommands
-from domain.agents import ModelConfig
-from infra.api_keys import KeyRing
-from infra.composition import PROJECTORS, Writing, build_writing, utc_now
-from infra.ids import new_uuid
+from infra.composition import PROJECTORS, Sight, Writing, build_writing, wire_app
 from infra.postgres.migrations import check_schema
 from infra.postgres.progress import Partitioned, PostgresProgress
 from infra.postgres.reads import PostgresReads
@@ -26,11 +23,7 @@ from infra.redis_wakes import RedisWakes
 from infra.server import EXIT_FAILED, listen, spare_the_collector, uvicorn_config, watch
 from infra.settings import Settings
 from infra.supervisor import Supervisor
-from read_api.app import Edges, create_app, swagger_files
-from read_api.asked import Commands
-from read_api.auth import Circumstances
 from read_api.health import PROBE_MAX_S
-from read_api.view import Ports
 
 NOTICE_S = 1.0
 """How long requests are still taken after readiness has turned: who balances load looks so often.
@@ -96,29 +89,15 @@ def build_api(
 
 def build_api_app(api: Api, *, closing: Callable[[], bool]) -> Litestar:
     """Wire the application; the process's connections begin and end with it."""
-    writing, settings = api.writing, api.writing.settings
-    ports = Ports(
-        reads=api.reads,
-        log=writing.store,
-        progress=api.progress,
-        circumstances=Circumstances(utc_now, new_uuid),
-        default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
-    )
     # The worker that makes a run's call learns from the log that it was cancelled.
-    runs = RunCommands(writing.transactions, writing.next_id, lambda _: None)
-    return create_app(
-        ports,
-        Commands(agents=writing.agents, workflows=writing.workflows, runs=runs),
-        Edges(
-            key_reader=KeyRing(api.reads, writing.store, api.progress, writing.vault.pepper()),
-            docs_assets=swagger_files(),
-            closing=closing,
-            projector_names=lambda: [projector.name for projector in PROJECTORS],
-            body_max=settings.body_max,
-            surroundings=api,
-        ),
-        on_startup=[api.start],
-        on_shutdown=[api.stop],
+    runs = RunCommands(api.writing.transactions, api.writing.next_id, lambda _: None)
+    return wire_app(
+        api.writing,
+        Sight(api.reads, api.progress, api),
+        runs,
+        closing=closing,
+        on_startup=api.start,
+        on_shutdown=api.stop,
     )
 
 

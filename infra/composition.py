@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from litestar import Litestar
@@ -16,7 +17,7 @@ from commands.transact import Issued, Transactions
 from commands.workflows import WorkflowCommands
 from domain.agents import ModelConfig
 from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
-from infra.api_keys import KeyRing, make_key
+from infra.api_keys import KeyRing, Projection, make_key
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
 from infra.follower import Follower
@@ -36,6 +37,9 @@ from projections.workflows import WorkflowsProjector
 from read_api.app import Edges, create_app, swagger_files
 from read_api.asked import Commands
 from read_api.auth import Circumstances
+from read_api.health import Alone, Surroundings
+from read_api.reads import Progress
+from read_api.reads import Reads as AnyReads
 from read_api.view import Ports
 
 PROJECTORS: tuple[Projector, ...] = (
@@ -196,15 +200,7 @@ def build_installation(
     reads = Reads(path, engine)
     follower = Follower(writing.store, engine, PROJECTORS)
     models = build_models(settings)
-    process = RunProcess(
-        writing.transactions,
-        models,
-        worker=Worker(new_uuid()),
-        now=utc_now,
-        new_uuid=new_uuid,
-        sole=True,
-        stream=settings.llm_stream,
-    )
+    process = build_process(writing, models, sole=True)
     return Installation(
         writing=writing,
         runs=RunCommands(writing.transactions, writing.next_id, process.interrupt),
@@ -214,6 +210,19 @@ def build_installation(
         follower=follower,
         runner=ProcessRunner(process, follower, reads, utc_now),
         tasks=[],
+    )
+
+
+def build_process(writing: Writing, models: LanguageModels, *, sole: bool) -> RunProcess:
+    """Wire what keeps runs going; `sole` if no other process does."""
+    return RunProcess(
+        writing.transactions,
+        models,
+        worker=Worker(new_uuid()),
+        now=utc_now,
+        new_uuid=new_uuid,
+        sole=sole,
+        stream=writing.settings.llm_stream,
     )
 
 
@@ -230,25 +239,57 @@ def build_models(settings: Settings) -> LanguageModels:
 
 def build_app(installation: Installation, *, closing: Callable[[], bool]) -> Litestar:
     """Wire the API of an embedded installation; it starts and stops with the application."""
-    writing, settings = installation.writing, installation.writing.settings
+    return wire_app(
+        installation.writing,
+        Sight(installation.reads, installation.follower, Alone()),
+        installation.runs,
+        closing=closing,
+        on_startup=installation.start,
+        on_shutdown=installation.stop,
+    )
+
+
+class Following(Progress, Projection, Protocol):
+    """How far the read models are, for whoever reads and whoever verifies keys."""
+
+
+class Sight(NamedTuple):
+    """What an API sees of the read models, wherever they are."""
+
+    reads: AnyReads
+    progress: Following
+    surroundings: Surroundings
+
+
+def wire_app(
+    writing: Writing,
+    sight: Sight,
+    runs: RunCommands,
+    *,
+    closing: Callable[[], bool],
+    on_startup: Callable[[], Any],
+    on_shutdown: Callable[[], Any],
+) -> Litestar:
+    """Wire an application over a write side and whatever projects it."""
+    settings, reads, progress = writing.settings, sight.reads, sight.progress
     ports = Ports(
-        reads=installation.reads,
+        reads=reads,
         log=writing.store,
-        progress=installation.follower,
+        progress=progress,
         circumstances=Circumstances(utc_now, new_uuid),
         default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
     )
-    keys = KeyRing(installation.reads, writing.store, installation.follower, writing.vault.pepper())
     return create_app(
         ports,
-        Commands(agents=writing.agents, workflows=writing.workflows, runs=installation.runs),
+        Commands(agents=writing.agents, workflows=writing.workflows, runs=runs),
         Edges(
-            key_reader=keys,
+            key_reader=KeyRing(reads, writing.store, progress, writing.vault.pepper()),
             docs_assets=swagger_files(),
             closing=closing,
             projector_names=lambda: [projector.name for projector in PROJECTORS],
             body_max=settings.body_max,
+            surroundings=sight.surroundings,
         ),
-        on_startup=[installation.start],
-        on_shutdown=[installation.stop],
+        on_startup=[on_startup],
+        on_shutdown=[on_shutdown],
     )

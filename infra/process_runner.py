@@ -63,12 +63,13 @@ class ProcessRunner:
         self._follower = follower
         self._reads = reads
         self._now = now
+        self._stopped = False
         self._tasks: dict[StreamId, asyncio.Task[None]] = {}
         self._asleep: dict[StreamId, tuple[datetime, datetime]] = {}
 
     async def run(self) -> None:
-        """Look for due runs for ever; cancel to stop, then `drain`."""
-        while True:
+        """Look for due runs until stopped or cancelled; then `drain`."""
+        while not self._stopped:
             seen = self._follower.touched(DueRunsProjector.name)
             try:
                 await self._look()
@@ -78,9 +79,13 @@ class ProcessRunner:
                 log.warning("due runs cannot be read; trying again", error=str(error.orig))
             await self._follower.changed(DueRunsProjector.name, seen, timeout_s=LOOK_S)
 
+    def stop(self) -> None:
+        self._stopped = True
+        self._process.stop()
+
     async def drain(self) -> None:
         """Let the steps being taken end, within a bound; what is cut off is resumed later."""
-        self._process.stop()
+        self.stop()
         tasks = list(self._tasks.values())
         if not tasks:
             return

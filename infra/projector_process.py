@@ -1,7 +1,6 @@
 """A process that projects its share of the partitions, from Kafka or from the log alone."""
 
 import asyncio
-import signal
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,14 +34,12 @@ from infra.postgres.sharing import SHARE_EVERY_S, Shares
 from infra.projecting import Applier, PartitionLost
 from infra.redis_wakes import RedisWakes
 from infra.settings import Settings
+from infra.until_stopped import on_signals, until_stopped
 from infra.vault import Vault
 from projections.projector import Projector
 
 PROCESS = "projector"
 EXIT_REFUSED = 2
-STOP_WITHIN_S = 25.0
-"""The batch under way is projected within; what comes after it is the next one's."""
-
 SILENCE_MAX_S = 5.0
 """How long a partition may say nothing while the log has older events for it."""
 
@@ -340,27 +337,11 @@ async def _serve(settings: Settings, projectors: Sequence[Projector]) -> None:
             instance=instance,
             told=wakes.tell_projected if wakes else lambda _projector, _passed: None,
         )
-        beside = [asyncio.create_task(Heartbeats(pool).run(PROCESS, instance))]
+        beside = [Heartbeats(pool).run(PROCESS, instance)]
         if wakes is not None:
-            beside.append(asyncio.create_task(wakes.run()))
+            beside.append(wakes.run())
         try:
-            await _until_stopped(process)
+            await until_stopped(on_signals(), process, *beside)
         finally:
-            for task in beside:
-                task.cancel()
             await rows.close()
             engine.dispose()
-
-
-async def _until_stopped(process: ProjectorProcess) -> None:
-    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    running, stopping = asyncio.create_task(process.run()), asyncio.create_task(stopped.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    process.stop()
-    await asyncio.wait({running}, timeout=STOP_WITHIN_S)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running

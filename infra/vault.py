@@ -58,7 +58,8 @@ class SqliteKeys:
         self._database = sqlite3.connect(
             path or ":memory:", isolation_level=None, check_same_thread=False, timeout=5
         )
-        self._database.execute("PRAGMA journal_mode=WAL")
+        # No WAL: keys are hardly ever written, and two who open a new file at once
+        # would be refused its switch of mode without being let wait.
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS keys (workspace_id TEXT NOT NULL, subject TEXT NOT NULL,"

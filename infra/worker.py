@@ -1,22 +1,18 @@
 """A worker: keeps runs going, beside any number of others."""
 
 import asyncio
-import signal
-from collections.abc import Coroutine
-from typing import Any
 
 import structlog
 
-from commands.processes.runs import RunProcess, Worker
-from infra.composition import build_models, build_writing, utc_now
+from infra.composition import build_models, build_process, build_writing, utc_now
 from infra.event_store.store import EventStore
-from infra.ids import new_uuid
 from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import open_pool
 from infra.postgres.reads import PostgresReads
 from infra.process_runner import ProcessRunner
 from infra.redis_wakes import RedisWakes
 from infra.settings import Settings
+from infra.until_stopped import on_signals, until_stopped
 
 PROCESS = "worker"
 LOOK_S = 0.25
@@ -43,15 +39,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     writing = build_writing(settings)
     reads = PostgresReads(settings.database_url, pool_size=2)
     models = build_models(settings)
-    process = RunProcess(
-        writing.transactions,
-        models,
-        worker=Worker(new_uuid()),
-        now=utc_now,
-        new_uuid=new_uuid,
-        sole=False,
-        stream=settings.llm_stream,
-    )
+    process = build_process(writing, models, sole=False)
     runner = ProcessRunner(process, Polled(writing.store), reads, utc_now)
     try:
         async with open_pool(settings.database_url, connections_max=1) as pool:
@@ -60,7 +48,7 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
                 wakes = RedisWakes(settings.redis_url, appended=writing.store.heard)
                 writing.store.tell = wakes.tell_appended
                 beside.append(wakes.run())
-            await _until(stop, runner.run(), *beside)
+            await until_stopped(stop, runner, *beside)
     finally:
         await runner.drain()
         await models.close()
@@ -68,23 +56,8 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         await writing.aclose()
 
 
-async def _until(stop: asyncio.Event, *works: Coroutine[Any, Any, None]) -> None:
-    """Do some things for ever, until told to stop or one of them fails."""
-    tasks = [asyncio.create_task(work) for work in works]
-    stopping = asyncio.create_task(stop.wait())
-    ended, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (*tasks, stopping):
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for task in ended - {stopping}:
-        task.result()
-
-
 async def serve(settings: Settings) -> int:
     """Work until SIGTERM or SIGINT."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
     log.info("worker starts")
-    await work(settings, stop)
+    await work(settings, on_signals())
     return 0

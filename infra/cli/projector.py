@@ -7,7 +7,7 @@ import typer
 from sqlalchemy import Engine
 
 from commands.audit import AuditCommands
-from domain.errors import ReasonIsMissing
+from domain.errors import Invalid
 from domain.events import WorkspaceId
 from infra.cli.shared import out, refuse, settings, user_name, with_writing
 from infra.composition import PROJECTORS, Writing
@@ -97,7 +97,7 @@ def _end(name: str, workspace: str, reason: str | None) -> None:
 
     try:
         again = with_writing(work)
-    except ReasonIsMissing as error:
+    except Invalid as error:
         raise refuse(str(error)) from error
     if again is not None:
         out.print(f"parked again: {_line(again)}", markup=False)

@@ -1,7 +1,6 @@
 """`automatos relay`."""
 
 import asyncio
-import signal
 from contextlib import suppress
 
 import psycopg
@@ -14,11 +13,10 @@ from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats, instance_name
 from infra.postgres.leases import open_pool
 from infra.postgres.migrations import SchemaIsNewer, SchemaIsOld, check_schema
 from infra.settings import Settings
+from infra.until_stopped import on_signals, until_stopped
 
 PROCESS = "relay"
 EXIT_REFUSED = 2
-STOP_WITHIN_S = 25.0
-"""What is sent is acknowledged and saved within; the rest is sent by whoever comes next."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,27 +44,10 @@ async def _relay(settings: Settings) -> None:
     rows = PostgresLog(settings.database_url)
     async with open_pool(settings.database_url) as pool:
         relaying = Relay(rows, pool, topic, instance=instance)
-        beating = asyncio.create_task(Heartbeats(pool).run(PROCESS, instance))
         try:
-            await _until_stopped(relaying)
+            await until_stopped(on_signals(), relaying, Heartbeats(pool).run(PROCESS, instance))
         finally:
-            beating.cancel()
             await rows.close()
-
-
-async def _until_stopped(relaying: Relay) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    running, stopping = asyncio.create_task(relaying.run()), asyncio.create_task(stopped.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    relaying.stop()
-    await asyncio.wait({running}, timeout=STOP_WITHIN_S)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
 
 
 def healthy(settings: Settings, process: str) -> int:

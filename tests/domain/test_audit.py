@@ -7,7 +7,7 @@ from domain.audit import (
     retry_slice,
     skip_event,
 )
-from domain.errors import ReasonIsMissing
+from domain.errors import Invalid
 from tests.given import given
 
 RETRIED = ParkedSliceRetried(projector="usage", position=7)
@@ -25,4 +25,4 @@ def test_a_skipped_event_is_noted_with_the_reason() -> None:
 
 def test_no_event_is_skipped_without_a_reason() -> None:
     decided = given(AUDIT).when(skip_event, projector="usage", position=7, reason="  ")
-    decided.then_refused(ReasonIsMissing, pointer="/reason")
+    decided.then_refused(Invalid, pointer="/reason")

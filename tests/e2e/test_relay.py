@@ -20,13 +20,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from infra.cli.relay import EXIT_REFUSED, PROCESS, STOP_WITHIN_S, healthy
+from infra.cli.relay import EXIT_REFUSED, PROCESS, healthy
 from infra.failpoints import VARIABLE
 from infra.kafka.relay import lag
 from infra.kafka.topic import Topic, ensure_topic
 from infra.postgres.leases import Lease, Leases, open_pool
 from infra.postgres.migrations import migrate
 from infra.settings import Settings
+from infra.until_stopped import STOP_WITHIN_S
 from tests.e2e.installation import PYTHON, ROOT, environment
 from tests.relaying import PARTITIONS, Writer, check_complete, logged, on_topic, opened, until
 from tests.servers.fixtures import Private
