@@ -1,0 +1,186 @@
+"""One batch of one process at a time: while it is under way the next one gathers.
+
+Whatever happens to the connection, every append is told what became of it: an answer that was
+lost is looked up.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import LiteralString, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, errors
+
+from commands.transact import StorageUnavailable
+from infra.event_store import postgres_batch as batch
+from infra.event_store.lane import (
+    BATCH_ROWS_MAX,
+    CLOSED,
+    Append,
+    Deliver,
+    LaneIsClosed,
+    Written,
+)
+from infra.postgres.connections import CONNECTING, unavailable
+
+COMMANDS_KEPT = "24 hours"
+PRUNED_MAX = 500
+PRUNE_EVERY_S = 60.0
+
+TRIES_MAX = 4
+RETRY_WITHIN_S = 5.0
+"""How long an append is tried again while the server is away; then nothing was recorded."""
+
+RETRY_PAUSE_S = 0.2
+
+ANSWER_WAIT_S = 15.0
+"""After which a server that does not answer is taken to be gone: longer than any statement
+or lock may take there, so that it never is merely slow."""
+
+HALVED_MIN = 32
+"""Appends of one turn of the loop from which on an idle committer takes them in two halves."""
+
+_PRUNE: LiteralString = (
+    "DELETE FROM commands WHERE command_id IN"
+    " (SELECT command_id FROM commands WHERE recorded_at < now() - %s::interval LIMIT %s)"
+)
+
+log = structlog.get_logger(__name__)
+
+
+class _Group(NamedTuple):
+    appends: Sequence[Append]
+    deliver: Deliver
+
+
+class Committer:
+    """Belongs to one event loop.
+
+    Args:
+        on_failure: Told when the server reports that its data are damaged; nothing is
+            written after that.
+    """
+
+    def __init__(self, url: str, on_failure: Callable[[Exception], None]) -> None:
+        self._url = url
+        self._on_failure = on_failure
+        self._writer: AsyncConnection | None = None
+        self._waiting: deque[_Group] = deque()
+        self._committing: asyncio.Task[None] | None = None
+        self._closed = False
+        self._pruned_at = float("-inf")
+
+    async def close(self) -> None:
+        """Write what waits, then let the connection go."""
+        self._closed = True
+        if self._committing is not None:
+            await self._committing
+        if self._writer is not None:
+            await self._writer.close()
+
+    def submit(self, appends: Sequence[Append], deliver: Deliver) -> None:
+        """Queue appends; call it in the loop's own thread."""
+        if self._closed:
+            deliver([LaneIsClosed(CLOSED) for _ in appends])
+            return
+        if self._committing is not None:
+            self._waiting.append(_Group(appends, deliver))
+            return
+        # Callers who all wait for one batch would all prepare their next appends while the
+        # server has nothing to do. In two halves, one half prepares while the other is written.
+        half = len(appends) // 2 if len(appends) >= HALVED_MIN else len(appends)
+        self._waiting += (
+            _Group(part, deliver) for part in (appends[:half], appends[half:]) if part
+        )
+        self._committing = asyncio.get_running_loop().create_task(self._commit_all())
+
+    async def _commit_all(self) -> None:
+        try:
+            groups = [self._waiting.popleft()]
+            while groups:
+                appends = [append for group in groups for append in group.appends]
+                written = await self._commit(appends)
+                for group in groups:
+                    own, written = written[: len(group.appends)], written[len(group.appends) :]
+                    group.deliver(own)
+                groups = self._gather() if self._waiting else []
+        finally:
+            self._committing = None
+
+    def _gather(self) -> list[_Group]:
+        """Take all that waits, within the bound; a group larger than it goes alone."""
+        groups, rows = [self._waiting.popleft()], 0
+        rows = _rows_of(groups[0])
+        while self._waiting and rows + _rows_of(self._waiting[0]) <= BATCH_ROWS_MAX:
+            rows += _rows_of(self._waiting[0])
+            groups.append(self._waiting.popleft())
+        return groups
+
+    async def _commit(self, appends: Sequence[Append]) -> list[Written]:
+        """Write a batch, and find out what became of it whatever happens to the connection."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + RETRY_WITHIN_S
+        in_doubt, last = False, Exception()
+        for attempt in range(TRIES_MAX):
+            try:
+                async with asyncio.timeout(ANSWER_WAIT_S):
+                    return await (self._resolve if in_doubt else self._write)(appends)
+            except errors.DataCorrupted as error:
+                self._on_failure(error)
+                return [StorageUnavailable("The log is damaged.") for _ in appends]
+            except (errors.DiskFull, errors.LockNotAvailable, errors.QueryCanceled) as error:
+                return [unavailable(error) for _ in appends]
+            except (psycopg.OperationalError, TimeoutError) as error:
+                # It may have been committed, or not: ask before anything is written again.
+                in_doubt = True
+                log.warning("the connection to the log was lost", error=str(error))
+                await self._drop_writer()
+                last = error
+            if attempt + 1 == TRIES_MAX or loop.time() >= deadline:
+                break
+            await asyncio.sleep(RETRY_PAUSE_S * (2**attempt - 1))
+        return [unavailable(last) for _ in appends]
+
+    async def _write(self, appends: Sequence[Append]) -> list[Written]:
+        connection = await self._connected()
+        if any(append.tracking for append in appends):
+            return await batch.insert_valid(connection, appends)
+        try:
+            written = await batch.insert(connection, appends)
+        except (errors.IntegrityError, errors.DataError, UnicodeError, ValueError):
+            return await batch.insert_valid(await self._connected(), appends)
+        await self._forget_old_commands(connection)
+        return written
+
+    async def _resolve(self, appends: Sequence[Append]) -> list[Written]:
+        """Find out whether a batch was committed, and write it if it was not."""
+        found = await batch.find(await self._connected(), appends)
+        lost = [a for a, positions in zip(appends, found, strict=True) if positions is None]
+        written = iter(await self._write(lost) if lost else [])
+        return [next(written) if positions is None else positions for positions in found]
+
+    async def _connected(self) -> AsyncConnection:
+        if self._writer is None or self._writer.closed:
+            self._writer = await AsyncConnection.connect(self._url, **CONNECTING)
+        return self._writer
+
+    async def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
+
+    async def _forget_old_commands(self, connection: AsyncConnection) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._pruned_at < PRUNE_EVERY_S:
+            return
+        self._pruned_at = now
+        try:
+            await connection.execute(_PRUNE, (COMMANDS_KEPT, PRUNED_MAX))
+        except psycopg.Error as error:
+            log.warning("old commands could not be forgotten", error=str(error))
+
+
+def _rows_of(group: _Group) -> int:
+    return sum(max(1, len(append.rows)) for append in group.appends)
