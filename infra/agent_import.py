@@ -12,6 +12,7 @@ from domain.errors import DomainError
 from domain.events import WorkspaceId
 from infra.claude_format import AgentFile, Refused, find_agents, model_of
 from infra.composition import Writing
+from infra.failpoints import failpoint
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ async def import_agents(
     for done, file in enumerate(found.agents, start=1):
         issued = writing.issued(workspace_id, "cli:agents import")
         try:
+            failpoint("import.before_agent")
             outcome = await writing.agents.import_agent(_command(file), issued)
         except (DomainError, CommandError) as error:
             refused.append(Refused(path=file.path, reason=str(error)))

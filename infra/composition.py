@@ -20,6 +20,7 @@ from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
 from infra.api_keys import KeyRing, Projection, make_key
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
+from infra.failpoints import failpoint
 from infra.follower import Follower
 from infra.ids import IntegerIds, new_uuid
 from infra.llm.providers import LanguageModels, ModelSettings
@@ -173,6 +174,7 @@ def build_writing(
 
 def _in_folder(settings: Settings, on_failure: Callable[[Exception], None]) -> tuple[Vault, Log]:
     # Prompts and templates are readable in the log: the folder is its owner's alone.
+    failpoint("folder.before_make")
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     vault = Vault(settings.data_dir / "keys.db")
     return vault, SqliteLog(settings.data_dir / "events.db", on_failure=on_failure)

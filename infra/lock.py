@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import IO
 
+from infra.failpoints import failpoint
+
 
 class FolderIsInUse(Exception):
     """Another process serves the folder."""
@@ -23,7 +25,9 @@ class FolderLock:
         Raises:
             FolderIsInUse: Another process holds it; the message names it.
         """
+        failpoint("lock.before_folder")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        failpoint("lock.before_file")
         self._file: IO[str] = (folder / f"{purpose}.lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,9 +39,12 @@ class FolderLock:
                 f"Another automatos {purpose} (process {holder}) is using {folder}. "
                 "Stop it first, or choose another folder with DATA_DIR."
             ) from None
+        failpoint("lock.taken")
         self._file.truncate(0)
+        failpoint("lock.emptied")
         self._file.write(str(os.getpid()))
         self._file.flush()
+        failpoint("lock.written")
 
     def release(self) -> None:
         self._file.close()

@@ -75,7 +75,8 @@ async def bring_back(
             if error:
                 park(connection, name, recorded, error)
                 break
-        failpoint("projector.before_unpark")
+        failpoint("unpark.in_transaction")
+    failpoint("unpark.after_commit")
     return next((p for p in parked(engine) if p[:2] == (name, workspace_id)), None)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from commands.transact import CommandError
 from domain.events import StreamId, WorkspaceId
+from infra.failpoints import failpoint
 from infra.read_store import will_pass
 from projections.runs import DueRun, DueRunsProjector, due
 from read_api.reads import Reads
@@ -120,6 +121,7 @@ class ProcessRunner:
     async def _advance(self, run: DueRun) -> None:
         try:
             until = await self._process.advance(run.workspace_id, run.stream_id)
+            failpoint("llm.result_stored")
         except CommandError as error:
             log.warning("a run waits for the store", run=run.stream_id, error=str(error))
             until = self._now() + STORE_PAUSE

@@ -144,7 +144,8 @@ class Applier:
             standings(connection, [projector.name], part.partition)
             park(connection, projector.name, recorded, told(error))
             move_checkpoint(connection, projector.name, passed, part.partition)
-        failpoint("projector.after_park")
+            failpoint("park.in_transaction")
+        failpoint("park.after_commit")
         log.critical(
             "a workspace is parked at an event that cannot be projected",
             projector=projector.name,

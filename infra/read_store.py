@@ -78,6 +78,8 @@ def open_engine(path: Path | None) -> Engine:
     event.listen(engine, "begin", _on_begin)
     with engine.begin() as connection:
         READ_MODELS.create_all(connection)
+        failpoint("read_models.in_transaction")
+    failpoint("read_models.made")
     return engine
 
 
@@ -185,16 +187,20 @@ async def rebuild(
     beside = _Beside(projector)
     with engine.begin() as connection:
         beside.make(connection)
+        failpoint("rebuild.in_making")
+    failpoint("rebuild.made")
     position = 0
     while await log.head() - position > LAST_LAP_MAX:
         events = await log.read_all(after=position, limit=REBUILD_BATCH_MAX)
         with engine.begin() as connection:
             beside.project(connection, events)
+            failpoint("rebuild.in_batch")
         failpoint("rebuild.after_batch")
         position = events[-1].global_position
         on_progress(position, await log.head())
     with engine.begin() as connection:
         ground.hold(connection)
+        failpoint("rebuild.holding")
         # From here no follower moves the live tables any more. What is appended meanwhile is
         # the follower's again, so that the lock is not held for ever.
         head = await log.head()
@@ -203,9 +209,11 @@ async def rebuild(
             beside.project(connection, events)
             position = events[-1].global_position
         beside.swap(connection, ground)
+        failpoint("rebuild.swapped")
         for partition in range(ground.partitions):
             move_checkpoint(connection, projector.name, position, partition)
         failpoint("rebuild.before_commit")
+    failpoint("rebuild.after_commit")
     on_progress(position, position)
     return position
 

@@ -8,6 +8,8 @@ from time import monotonic
 
 import structlog
 
+from infra.failpoints import failpoint
+
 RESTART_S = 1.0
 """A worker that ends sooner after its start is replaced only then."""
 
@@ -85,9 +87,11 @@ class Supervisor:
             self._start()
 
     def _start(self) -> None:
+        failpoint("supervisor.before_fork")
         pid = os.fork()
         if pid == 0:
             self._be_a_worker()
+        failpoint("supervisor.after_fork")
         self._started_at[pid] = monotonic()
         log.info("a worker starts", pid=pid)
 
@@ -134,10 +138,12 @@ class Supervisor:
         self._stop_at = monotonic() + STOP_MAX_S
         self._due = []
         self._stopping()
+        failpoint("supervisor.stopping")
         os.close(self._tell)
 
     def _kill(self, code: int) -> int:
         for pid in self._started_at:
+            failpoint("supervisor.before_kill")
             os.kill(pid, signal.SIGKILL)
         for pid in self._started_at:
             os.waitpid(pid, 0)

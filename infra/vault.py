@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from commands.transact import CommandError, SealedBlob, StorageFull, StorageUnavailable
 from domain.events import Blob, WorkspaceId
+from infra.failpoints import failpoint
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -53,6 +54,7 @@ class SqliteKeys:
     def __init__(self, path: Path | None = None) -> None:
         """Open or make the file; None keeps keys in memory, for tests."""
         if path is not None:
+            failpoint("keys.before_file")
             path.touch(mode=0o600)
         self._lock = threading.Lock()
         self._database = sqlite3.connect(
@@ -61,6 +63,7 @@ class SqliteKeys:
         # No WAL: keys are hardly ever written, and two who open a new file at once
         # would be refused its switch of mode without being let wait.
         self._database.execute("PRAGMA synchronous=FULL")
+        failpoint("keys.before_table")
         self._database.execute(
             "CREATE TABLE IF NOT EXISTS keys (workspace_id TEXT NOT NULL, subject TEXT NOT NULL,"
             " key BLOB NOT NULL, PRIMARY KEY (workspace_id, subject)) WITHOUT ROWID"
@@ -150,7 +153,9 @@ class Vault:
         known = self._known_key(workspace_id, subject)
         if known is not None:
             return known
+        failpoint("keys.before_add")
         self._keys.add(workspace_id, subject, os.urandom(KEY_BYTES))
+        failpoint("keys.after_add")
         made = self._known_key(workspace_id, subject)
         assert made is not None
         return made

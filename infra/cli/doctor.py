@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError
 
 from infra.cli.shared import out, settings
 from infra.composition import PROJECTORS
+from infra.failpoints import failpoint
 from infra.lock import FolderIsInUse, FolderLock
 from infra.read_store import open_engine, positions
 from infra.settings import PREFIX, UNPREFIXED, Settings
@@ -67,9 +68,12 @@ def _versions(_: Settings) -> str:
 
 
 def _folder(found: Settings) -> str:
+    failpoint("doctor.before_folder")
     found.data_dir.mkdir(parents=True, exist_ok=True)
     probe = found.data_dir / ".doctor"
+    failpoint("doctor.before_probe")
     probe.write_text("writable")
+    failpoint("doctor.before_unlink")
     probe.unlink()
     return f"{found.data_dir.resolve()} is writable"
 

@@ -12,6 +12,7 @@ from domain.catalog import AnyEvent
 from domain.events import Blob, Event, Recorded
 from infra.cli.shared import out, refuse, with_writing
 from infra.composition import Writing
+from infra.failpoints import failpoint
 from read_api.events import event_body
 
 PAGE_MAX = 1_000
@@ -89,12 +90,15 @@ def export(
     """Write events as JSON, one a line, in order of position."""
 
     async def work(writing: Writing) -> int:
+        failpoint("export.before_file")
         target = sys.stdout.buffer if to is None else await asyncio.to_thread(to.open, "wb")
         position, count = after, 0
         while page := await writing.store.read_all(after=position, limit=PAGE_MAX):
             lines = [msgspec.json.encode(event_body(recorded)) for recorded in page]
+            failpoint("export.before_page")
             target.write(b"\n".join(lines) + b"\n")
             position, count = page[-1].global_position, count + len(page)
+        failpoint("export.before_flush")
         target.flush()
         if to is not None:
             target.close()

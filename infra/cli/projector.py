@@ -13,6 +13,7 @@ from infra.cli.shared import out, refuse, settings, user_name, with_writing
 from infra.composition import PROJECTORS, Writing
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import Log
+from infra.failpoints import failpoint
 from infra.parking import Parked, Place, bring_back, parked
 from infra.read_store import open_engine
 from infra.settings import Settings
@@ -118,6 +119,7 @@ async def _brought_back(
         await commands.retry_slice(name, found.position, issued)
     else:
         await commands.skip_event(name, found.position, reason, issued)
+    failpoint("unpark.audited")
     skipped = None if reason is None else found.position
     rows = _rows(writing.settings)
     try:

@@ -19,6 +19,7 @@ from commands.transact import (
 from domain.events import CommandId
 from infra.event_store.codec import Stored
 from infra.event_store.lane import Append, Lane, NewRow, Written, first_conflict
+from infra.failpoints import failpoint
 from projections.projector import STATEMENTS_MAX, statement_sizes
 
 BUSY_TIMEOUT_S = 5.0
@@ -118,7 +119,9 @@ class SqliteLog:
         self._readers = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._writer = self._connect()
+        failpoint("sqlite.opened")
         self._writer.executescript(SCHEMA)
+        failpoint("sqlite.schema_made")
         self._lane = Lane(self._commit, on_failure)
         self.submit = self._lane.submit
         self.write = self._lane.write
@@ -243,6 +246,7 @@ class SqliteLog:
         self._insert("commands", commands)
         blobs = [_blob_row(sealed) for append in appends for sealed in append.blobs]
         if blobs:
+            failpoint("sqlite.before_blobs")
             self._writer.executemany(_INSERT_BLOB, blobs)
         self._forget_old_commands(now)
 
@@ -250,9 +254,11 @@ class SqliteLog:
         rest = iter(rows)
         for size in statement_sizes(len(rows)):
             values = [value for row in islice(rest, size) for value in row]
+            failpoint("sqlite.before_insert")
             self._writer.execute(_insert(table, len(rows[0]), size), values)
 
     def _forget_old_commands(self, now: int) -> None:
+        failpoint("sqlite.before_prune")
         self._writer.execute(
             "DELETE FROM commands WHERE command_id IN"
             " (SELECT command_id FROM commands WHERE recorded_at < ? LIMIT ?)",
@@ -288,7 +294,9 @@ class SqliteLog:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield
+            failpoint("sqlite.before_commit")
             self._writer.execute("COMMIT")
+            failpoint("sqlite.after_commit")
         except BaseException:
             # SQLite has already rolled back after some errors, a full disk among them.
             if self._writer.in_transaction:

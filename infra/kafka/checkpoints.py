@@ -2,6 +2,7 @@
 
 from typing import LiteralString, NamedTuple
 
+from infra.failpoints import failpoint
 from infra.kafka.topic import Topic
 from infra.postgres.leases import HELD, Lease, LeaseLost, Pool
 
@@ -47,6 +48,7 @@ class Checkpoints:
         """
         values = (*lease, self._topic.name, passed.position, list(passed.published))
         async with self._pool.connection() as connection:
+            failpoint("checkpoint.before_save")
             cursor = await connection.execute(_SAVE, values)
         if cursor.rowcount == 0:
             raise LeaseLost(lease.name)

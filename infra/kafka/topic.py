@@ -52,6 +52,7 @@ async def ensure_topic(pool: Pool, topic: Topic) -> None:
         raise differs(topic.name, topic.partitions, f"the broker has {found}")
     failpoint("topic.after_create")
     await _store(pool, topic)
+    failpoint("partitions.stored")
 
 
 async def _store(pool: Pool, topic: Topic) -> None:
@@ -111,6 +112,7 @@ def _make(admin: Admin, topic: Topic) -> None:
             "min.insync.replicas": str(max(1, replicas - 1)),
         },
     }
+    failpoint("partitions.before_create")
     try:
         admin.create_topics({topic.name: wanted}, wait_for_metadata=True)
     except TopicAlreadyExistsError:

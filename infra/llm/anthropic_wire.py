@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from commands.processes.model_calls import ModelRequest
 from domain.events import JsonObject
 from domain.tokens import TokenCounts, anthropic_tokens
+from infra.failpoints import failpoint
 from infra.llm.exchange import EventStream, Reply, Timeouts, WholeBody, object_in, receive
 from infra.llm.faults import malformed, status_fault, told_fault, transport_fault
 from infra.llm.json_values import as_object, as_objects, as_text
@@ -31,6 +32,7 @@ class AnthropicWire:
             if request.stream
             else WholeBody(lambda body: _take_message(reply, body))
         )
+        failpoint("llm.before_anthropic")
         opened = self._opened_client().messages.with_streaming_response.create(
             model=request.model,
             messages=[{"role": "user", "content": request.prompt}],

@@ -10,6 +10,7 @@ import msgspec
 from commands.processes.model_calls import ModelRequest
 from domain.events import JsonObject
 from domain.tokens import TokenCounts
+from infra.failpoints import failpoint
 from infra.llm.faults import Fault, malformed, transport_fault
 from infra.llm.json_values import as_object, as_text, decode_object
 
@@ -193,6 +194,7 @@ async def _read(
     try:
         async with asyncio.timeout_at(min(end, now() + timeouts.first_byte_s)) as deadline:
             async with opened as body:
+                failpoint("llm.request_sent")
                 async for chunk in body.iter_bytes():
                     reader.feed(chunk)
                     if reply.ended:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from commands.processes.model_calls import ModelRequest
 from domain.events import JsonObject
 from domain.tokens import TokenCounts, openai_tokens
+from infra.failpoints import failpoint
 from infra.llm.exchange import EventStream, Reply, Timeouts, WholeBody, object_in, receive
 from infra.llm.faults import malformed, status_fault, told_fault, transport_fault
 from infra.llm.json_values import as_object, as_objects, as_text
@@ -34,6 +35,7 @@ class OpenAIWire:
             if request.stream
             else WholeBody(lambda body: _take_completion(reply, body))
         )
+        failpoint("llm.before_openai")
         opened = self._opened_client().chat.completions.with_streaming_response.create(
             model=request.model,
             messages=_messages(request),

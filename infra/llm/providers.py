@@ -17,6 +17,7 @@ from commands.processes.model_calls import (
     ModelTarget,
 )
 from domain.tokens import Cost, TokenCounts
+from infra.failpoints import failpoint
 from infra.llm.anthropic_wire import AnthropicWire
 from infra.llm.exchange import Reply, Timeouts, Wire
 from infra.llm.faults import Fault
@@ -102,6 +103,7 @@ class LanguageModels:
         return ModelTarget(provider=chosen, model=model or self._default_model(chosen))
 
     async def complete(self, request: ModelRequest) -> ModelAnswer:
+        failpoint("llm.intent_stored")
         wire = self._checked_wire(request.provider)
         await self._load(request.provider)
         reply = Reply()
@@ -110,6 +112,7 @@ class LanguageModels:
             await _ask(wire, request, reply)
         except Fault as fault:
             raise self._error(request, reply, fault, _ms_since(started)) from None
+        failpoint("llm.response_read")
         tokens, cost = self._metered(request, reply)
         return ModelAnswer(
             text=reply.text,

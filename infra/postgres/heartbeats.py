@@ -7,6 +7,7 @@ from typing import LiteralString
 import psycopg
 import structlog
 
+from infra.failpoints import failpoint
 from infra.ids import new_uuid
 from infra.postgres.leases import Pool
 
@@ -47,6 +48,7 @@ class Heartbeats:
 
     async def beat(self, process: str, instance: str) -> None:
         async with self._pool.connection() as connection:
+            failpoint("heartbeat.before_beat")
             await connection.execute(_BEAT, (process, instance))
 
     async def seen(self, process: str) -> float | None:
@@ -77,4 +79,6 @@ class Heartbeats:
 
     async def _forget(self, process: str) -> None:
         async with self._pool.connection() as connection:
+            failpoint("heartbeat.before_forget")
             await connection.execute(_FORGET, (process, FORGOTTEN_AFTER))
+        failpoint("heartbeat.after_forget")

@@ -10,6 +10,7 @@ from typing import Any, LiteralString, NamedTuple
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from infra.failpoints import failpoint
 from infra.postgres.connections import CONNECTING
 
 Pool = AsyncConnectionPool[AsyncConnection[Any]]
@@ -74,14 +75,18 @@ class Leases:
         """
         values = {"name": name, "owner": owner, "ttl_s": ttl_s}
         async with self._pool.connection() as connection:
+            failpoint("lease.before_take")
             cursor = await connection.execute(_TAKE, values)
             row = await cursor.fetchone()
+        failpoint("lease.after_take")
         return None if row is None else int(row[0])
 
     async def release(self, name: str, owner: str) -> None:
         """Let others have it at once. The epoch stays, so that the next one is greater."""
         async with self._pool.connection() as connection:
+            failpoint("lease.before_release")
             await connection.execute(_RELEASE, (name, owner))
+        failpoint("lease.after_release")
 
     async def held(self, prefix: str = "") -> dict[str, Lease]:
         """Tell the leases that have not run out, by name."""

@@ -6,6 +6,7 @@ import psycopg
 from sqlalchemy import Table, create_engine
 from sqlalchemy.engine import Connection
 
+from infra.failpoints import failpoint
 from infra.postgres.connections import APP_ROLE, sqlalchemy_url
 from projections.projector import READ_MODELS
 
@@ -154,9 +155,14 @@ def migrate(url: str, *, tell: Callable[[str], None] = lambda _: None) -> int:
             with connection.transaction():
                 connection.execute(statements.encode())
                 connection.execute("INSERT INTO migrations VALUES (%s, now())", (number,))
+                failpoint("migrate.in_step")
+            failpoint("migrate.after_step")
             tell(f"migrated to {number}")
+        failpoint("migrate.before_rights")
         connection.execute(_RIGHTS.encode())
+        failpoint("migrate.after_rights")
         _make_read_models(url)
+        failpoint("migrate.done")
     return len(MIGRATIONS)
 
 
@@ -176,8 +182,11 @@ def check_schema(url: str) -> None:
 
 
 def _prepare(connection: psycopg.Connection) -> None:
+    failpoint("migrate.before_role")
     connection.execute(_MAKE_ROLE.encode())
+    failpoint("migrate.before_right")
     connection.execute(_TAKE_ROLE.encode())
+    failpoint("migrate.before_table")
     connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations"
         " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL)"
@@ -216,6 +225,7 @@ def _make_read_models(url: str) -> None:
         READ_MODELS.create_all(connection)
         for table in READ_MODELS.tables.values():
             secure(connection, table)
+        failpoint("migrate.in_read_models")
     engine.dispose()
 
 
