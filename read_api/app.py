@@ -32,6 +32,7 @@ from read_api.health import Alone, Surroundings, health, live, overview, ready
 from read_api.lane import lane
 from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
+from read_api.texts import checked
 from read_api.usage import UsageController
 from read_api.view import Ports
 from read_api.workflows import WorkflowController
@@ -107,7 +108,7 @@ def create_app(
         logging_config=None,
     )
     # Around the routing too, which Litestar's own middleware is not: a 404 is an answer as well.
-    app.asgi_handler = edge(app.asgi_handler)
+    app.asgi_handler = edge(checked(app.asgi_handler))
     return app
 
 

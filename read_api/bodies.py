@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request
 
 from read_api.errors import BadBody
+from read_api.texts import check_body
 
 _PLACE = re.compile(r" - at `\$(?P<path>.*)`$")
 _PART = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
@@ -37,6 +38,7 @@ class StrictRequest(Request[Any, Any, Any]):
             decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
         try:
             _check_depth(body)
+            check_body(body)
             return decoder.decode(body)
         except msgspec.ValidationError as error:
             raise _bad(str(error)) from error

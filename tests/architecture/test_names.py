@@ -23,6 +23,8 @@ NO_SLICE = {
         "health",
         "problems",
         "reads",
+        "streams",
+        "texts",
         "view",
     },
 }

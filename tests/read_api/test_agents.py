@@ -61,7 +61,7 @@ async def test_a_configuration_of_another_type_falls_back_to_the_default(tenant:
 
 
 async def test_numbers_and_texts_come_back_as_they_were_given(tenant: Tenant) -> None:
-    configuration = {"big": 10**30, "small": 5e-324, "text": "\0\N{GRINNING FACE}", "deep": [[[]]]}
+    configuration = {"big": 10**30, "small": 5e-324, "text": "\1\N{GRINNING FACE}", "deep": [[[]]]}
     agent = await tenant.agent("ÅDA \N{ZERO WIDTH SPACE}", configuration=configuration)
     read = (await tenant.http.get(f"/api/agents/{agent['id']}")).json()
     assert read["configuration"] == configuration

@@ -153,6 +153,9 @@ def unreadable(route: Route) -> Iterator[Bad]:
     yield bad("two documents", good + good)
     yield bad("no UTF-8", b'{"\xff\xfe": 1}')
     yield bad("half a surrogate pair", b'{"\\ud800": 1}')
+    yield bad(
+        "U+0000", encoded({**(route.good or {}), route.field: ["a", "\0"]}), f"/{route.field}/1"
+    )
     yield bad("NaN", b'{"%b": NaN}' % route.field.encode())
     yield bad("a list", b"[]")
     yield bad("a text", b'"name"')
@@ -497,6 +500,8 @@ async def test_a_command_that_breaks_a_rule_is_refused_at_its_place(
         (f"/api/agents?skip={2**63}", "/query/skip"),
         ("/api/agents?status=asleep", "/query/status"),
         ("/api/agents?search=" + "x" * 256, "/query/search"),
+        ("/api/agents?search=a%00", "/query/search"),
+        ("/api/workflows/executions/exec%00", "/path"),
         (f"/api/agents/{HUGE_ID}", "/path/agent_id"),
         (f"/api/agents/{HUGE_ID}/model-usage", "/path/agent_id"),
         ("/api/workflows?limit=201", "/query/limit"),
