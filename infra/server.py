@@ -15,6 +15,7 @@ from rich.console import Console
 
 from infra.cli.shared import user_name
 from infra.composition import Installation, build_app, build_installation
+from infra.failpoints import answering
 from infra.lock import FolderLock
 from infra.settings import Settings
 
@@ -59,7 +60,7 @@ def serve(settings: Settings) -> int:
 def uvicorn_config(app: object, *, drain_s: int = CONNECTIONS_DRAIN_S) -> uvicorn.Config:
     """Give the server's settings, which the benchmarks use as well."""
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        answering(app),  # type: ignore[arg-type]
         loop="uvloop",
         http="httptools",
         lifespan="on",
