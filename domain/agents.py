@@ -346,15 +346,16 @@ def normalized_tags(given: object) -> tuple[str, ...]:
     first: dict[str, str] = {}
     for text in _texts(given):
         for part in text.split(","):
-            if part.strip():
-                first.setdefault(part.strip().casefold(), part.strip())
+            tag = part.strip()
+            if tag:
+                first.setdefault(tag.casefold(), tag)
     return tuple(first.values())
 
 
 def _texts(given: object) -> Iterable[str]:
     if isinstance(given, str):
         return (given,)
-    if isinstance(given, list | tuple | set):
+    if isinstance(given, (list, tuple, set)):
         members = cast("Iterable[object]", given)
         return [member for member in members if isinstance(member, str)]
     return ()

@@ -5,7 +5,6 @@ together with the stream of the thing that takes the name: so uniqueness is the
 store's expected version and holds under any concurrency.
 """
 
-import re
 import unicodedata
 from functools import lru_cache
 from typing import TypeAlias, assert_never
@@ -69,7 +68,7 @@ def folded(name: str) -> str:
     """What two spellings of one name share: NFKC, case folded, white space collapsed."""
     # Folding takes some letters apart, so what it leaves is composed once more.
     composed = unicodedata.normalize("NFKC", name).casefold()
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", composed)).strip()
+    return " ".join(unicodedata.normalize("NFKC", composed).split())
 
 
 def claim_stream(workspace_id: WorkspaceId, kind: str, name: str) -> StreamId:

@@ -1,6 +1,6 @@
 """What every command answers with, beside its body."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from litestar import Response
@@ -17,7 +17,10 @@ from commands.transact import Outcome
 
 R = TypeVar("R", bound=msgspec.Struct)
 
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
 _encoder = msgspec.json.Encoder()
+_JSON = (b"content-type", b"application/json")
 
 
 class Answer(Response[Any]):
@@ -25,9 +28,9 @@ class Answer(Response[Any]):
     cookies and headers of outer layers, of which there are none here, at every request.
     """
 
-    def __init__(self, body: Any, status: int, headers: dict[str, str]) -> None:  # noqa: ANN401
+    def __init__(self, body: Any, status: int, headers: Headers) -> None:  # noqa: ANN401
         self.content = body
-        self.headers = headers
+        self._raw = headers
         self._status = status
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
@@ -38,8 +41,7 @@ class Answer(Response[Any]):
 
     async def respond(self, send: Send) -> None:
         body = _encoder.encode(self.content)
-        headers = [(name.lower().encode(), text.encode()) for name, text in self.headers.items()]
-        headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+        headers = [*self._raw, _JSON, (b"content-length", b"%d" % len(body))]
         start: HTTPResponseStartEvent = {
             "type": "http.response.start",
             "status": self._status,
@@ -56,9 +58,9 @@ class Answer(Response[Any]):
 
 def accepted(outcome: Outcome[R], body: Any, version: int, status: int) -> Answer:  # noqa: ANN401
     """Tell the new version, and where the store is, so that a client can wait for a read model."""
-    headers = {"ETag": f'"{version}"'}
+    headers = [(b"etag", b'"%d"' % version)]
     if outcome.global_position is not None:
-        headers["X-Event-Position"] = str(outcome.global_position)
+        headers.append((b"x-event-position", b"%d" % outcome.global_position))
     if outcome.replayed:
-        headers["Idempotent-Replayed"] = "true"
+        headers.append((b"idempotent-replayed", b"true"))
     return Answer(body, status, headers)

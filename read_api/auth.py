@@ -86,8 +86,7 @@ async def _authenticated(scope: Scope, reader: KeyReader) -> Admitted:
     principal = await reader.principal(key) if key else None
     if principal is None:
         raise NotAuthenticated("Send a valid API key as X-API-Key or as Authorization: Bearer.")
-    named = [given.get(b"x-workspace-id"), *_named_in(scope["query_string"])]
-    if any(name and name != principal.workspace_id for name in named):
+    if not _names_only(principal.workspace_id, given, scope["query_string"]):
         raise ForeignWorkspace("The API key does not open the workspace that was named.")
     return Admitted(principal, given)
 
@@ -104,10 +103,15 @@ _READ = frozenset(
 )
 
 
-def _named_in(query: bytes) -> list[str]:
+def _names_only(workspace_id: WorkspaceId, given: dict[bytes, str], query: bytes) -> bool:
+    """Tell whether no other workspace is named, in the header or in the query."""
+    named = given.get(b"x-workspace-id")
+    if named and named != workspace_id:
+        return False
     if b"workspace_id" not in query:
-        return []
-    return parse_qs(query.decode("latin-1")).get("workspace_id", [])
+        return True
+    asked = parse_qs(query.decode("latin-1")).get("workspace_id", [])
+    return all(name == workspace_id for name in asked)
 
 
 def _key(given: dict[bytes, str]) -> str:

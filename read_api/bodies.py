@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from litestar import Request
+from litestar.types import Empty, HTTPReceiveMessage, Receive, WebSocketReceiveMessage
 
 from read_api.errors import BadBody
 from read_api.texts import check_body
@@ -21,6 +22,9 @@ DEPTH_MAX = 64
 """Arrays and objects within each other. What is recorded must be readable for ever, by
 programs of any language, and from any depth of our own stack."""
 
+SMALL_MAX = 64 * 1024
+"""Bytes of a body that servers hand over in one piece."""
+
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
@@ -28,6 +32,26 @@ class StrictRequest(Request[Any, Any, Any]):
     """Decodes a JSON body into the handler's own type: unlike Litestar's way through plain
     dicts, it turns no text into a number, and names the place of a fault.
     """
+
+    async def body(self) -> bytes:
+        """Read the body: a small one that comes in one piece, as nearly all do, without
+        Litestar's generators. Any other one is Litestar's, limits and all.
+        """
+        if self._body is Empty and self._is_small():
+            message = cast("HTTPReceiveMessage", await self.receive())
+            if message["type"] == "http.request" and not message["more_body"]:
+                self._body = self._connection_state.body = message["body"]
+                self.is_connected = False
+            else:
+                self.receive = _beginning_with(message, self.receive)
+        return await super().body()
+
+    def _is_small(self) -> bool:
+        limit = self.route_handler.resolve_request_max_body_size() or SMALL_MAX
+        for name, value in self.scope["headers"]:
+            if name == b"content-length":
+                return value.isdigit() and int(value) <= min(limit, SMALL_MAX)
+        return False
 
     async def json(self) -> Any:  # noqa: ANN401 Litestar's signature
         field = self.route_handler.parsed_data_field
@@ -46,6 +70,15 @@ class StrictRequest(Request[Any, Any, Any]):
             raise BadBody(f"The body is not JSON: {error}", pointer="") from error
         except RecursionError as error:
             raise BadBody(_TOO_DEEP, pointer="") from error
+
+
+def _beginning_with(first: HTTPReceiveMessage, receive: Receive) -> Receive:
+    waiting = [first]
+
+    async def again() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+        return waiting.pop() if waiting else await receive()
+
+    return again
 
 
 def _check_depth(body: bytes) -> None:

@@ -1,7 +1,6 @@
 """The outermost layer: every request gets an id, every answer its security headers."""
 
 import re
-from collections.abc import Callable
 from logging import DEBUG
 from random import getrandbits
 from time import perf_counter
@@ -43,6 +42,8 @@ log = structlog.get_logger("access")
 
 def edge(app: ASGIApp) -> ASGIApp:
     """Wrap the whole application. A plain ASGI layer, because it is on every hot path."""
+    # Bound once: the proxy that `get_logger` gives binds anew at every look.
+    access = log.bind()
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -50,26 +51,28 @@ def edge(app: ASGIApp) -> ASGIApp:
             return
         request_id = _request_id(scope)
         scope["state"]["request_id"] = request_id
-        await app(scope, receive, _finishing(scope, send, request_id, perf_counter))
+        await app(scope, receive, _finishing(scope, send, request_id, access))
 
     return handle
 
 
-def _finishing(scope: Scope, send: Send, request_id: str, clock: Callable[[], float]) -> Send:
-    began = clock()
+def _finishing(
+    scope: Scope, send: Send, request_id: str, access: structlog.typing.FilteringBoundLogger
+) -> Send:
+    began = perf_counter()
     fixed = OF_DOCS if scope["path"].startswith(DOCS_PATH) else OF_API
 
     async def finish(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = [h for h in message["headers"] if fixed is OF_DOCS or h[0] not in REPLACED]
             message["headers"] = [*own, (b"x-request-id", request_id.encode()), *fixed]
-            if log.is_enabled_for(DEBUG):
-                log.debug(
+            if access.is_enabled_for(DEBUG):
+                access.debug(
                     "request",
                     method=scope["method"],  # type: ignore[typeddict-item]
                     path=scope["path"],
                     status=message["status"],
-                    ms=round((clock() - began) * 1000, 1),
+                    ms=round((perf_counter() - began) * 1000, 1),
                     request_id=request_id,
                 )
         await send(message)

@@ -1,6 +1,6 @@
 """What an event looks like at rest: JSON that an auditor can read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
@@ -77,6 +77,7 @@ class Codec:
         self._vault = vault
         self._upcasters = upcasters
         self._aged = {tag for tag, _ in upcasters}
+        self._tags = frozenset(types)
         self._personal = {kind: personal_fields(kind) for kind in types.values()}
         self._encoder = msgspec.json.Encoder()
         self._whole = msgspec.json.Decoder(_Body[AnyEvent])
@@ -130,6 +131,10 @@ class Codec:
             return self._metadata.decode(body).metadata
         except (msgspec.MsgspecError, ValueError) as error:
             raise CannotDecode(str(error)) from error
+
+    def tags_of_others(self, kinds: Iterable[type[Event]]) -> frozenset[str]:
+        """Name the tags of which no row can be, once it is read, an event of these kinds."""
+        return self._tags - self._aged - {kind.tag() for kind in kinds}
 
     def _decode_any_age(self, body: bytes) -> _EventOnly | _Body[AnyEvent]:
         aged = self._tag.decode(body).event.type in self._aged

@@ -21,6 +21,7 @@ from domain.events import (
 )
 from infra.event_store.codec import CannotDecode, Codec, Stored
 from infra.event_store.lane import Append, Deliver, NewRow, Written
+from infra.event_store.tail import Tail
 from infra.ids import new_uuid
 from infra.vault import Vault
 
@@ -73,11 +74,12 @@ class EventStore:
     def __init__(self, log: Log, vault: Vault, codec: Codec | None = None) -> None:
         self._log = log
         self._vault = vault
-        self._codec = codec or Codec(vault)
+        self.codec = codec or Codec(vault)
         self._states: OrderedDict[StreamId, _Cached] = OrderedDict()
         self._gathering: list[_Waiting] = []
         self._workspace_heads: dict[WorkspaceId, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
+        self._tail: Tail | None = None
         self.tell: Callable[[Mapping[WorkspaceId, int]], None] = lambda _: None
         """Given the newest positions of this process's own appends, for others to hear."""
 
@@ -132,12 +134,12 @@ class EventStore:
     def _folded(
         self, aggregate: Aggregate[S, E], known: Loaded[S], bodies: Sequence[bytes]
     ) -> Loaded[S]:
-        events: Any = self._codec.events(bodies)
+        events: Any = self.codec.events(bodies)
         return Loaded(
             aggregate.fold(events, known.state),
             known.version + len(bodies),
-            known.first or self._codec.metadata(bodies[0]),
-            self._codec.metadata(bodies[-1]),
+            known.first or self.codec.metadata(bodies[0]),
+            self.codec.metadata(bodies[-1]),
         )
 
     def _remember(self, stream_id: StreamId, cached: _Cached) -> None:
@@ -174,7 +176,7 @@ class EventStore:
                 write.stream_id,
                 write.expected_version + n,
                 event.tag(),
-                self._codec.encode(event, new_uuid(), metadata),
+                self.codec.encode(event, new_uuid(), metadata),
                 metadata.workspace_id,
             )
             for n, event in enumerate(write.events, start=1)
@@ -200,6 +202,8 @@ class EventStore:
                 self._fold_in(waiting)
                 if fate:
                     heads[waiting.metadata.workspace_id] = fate[-1]
+                    if self._tail is not None:
+                        self._tail.add(fate, waiting.append.rows)
             # A caller who has gone away undoes nothing; it only is not told.
             if waiting.future.done():
                 continue
@@ -250,6 +254,15 @@ class EventStore:
         """Read events of all workspaces with positions above `after`, ascending."""
         return self._decoded(await self._log.all(after=after, limit=limit))
 
+    def keep_tail(self) -> None:
+        """Keep what is appended at hand for the one who calls `rows` to follow the log."""
+        self._tail = Tail()
+
+    async def rows(self, *, after: int, limit: int) -> list[Stored]:
+        """Read events of all workspaces as they are stored, with positions above `after`."""
+        kept = self._tail.take(after=after, limit=limit) if self._tail is not None else []
+        return kept or await self._log.all(after=after, limit=limit)
+
     async def read_workspace(
         self, workspace_id: WorkspaceId, *, after: int = 0, limit: int = PAGE_ROWS_MAX
     ) -> list[Recorded[AnyEvent]]:
@@ -257,7 +270,7 @@ class EventStore:
         return self._decoded(rows)
 
     def _decoded(self, rows: list[Stored]) -> list[Recorded[AnyEvent]]:
-        return [self._codec.decode(row) for row in rows]
+        return [self.codec.decode(row) for row in rows]
 
     async def head(self) -> int:
         """Tell the position of the newest event of all."""
