@@ -12,7 +12,7 @@ from domain.events import CommandId
 from infra.event_store.codec import Stored
 from infra.event_store.lane import Append, Deliver, Written
 from infra.event_store.postgres_committer import RETRY_WITHIN_S, Committer
-from infra.postgres.connections import CONNECTING, unavailable
+from infra.postgres.connections import CONNECTING, BoundedConnection, NoAnswer, unavailable
 
 READERS_MAX = 8
 POOL_WAIT_S = 5.0
@@ -58,6 +58,7 @@ class PostgresLog:
     ) -> None:
         self._pool = AsyncConnectionPool(
             url,
+            connection_class=BoundedConnection,
             open=False,
             min_size=1,
             max_size=readers_max,
@@ -134,10 +135,13 @@ class PostgresLog:
         """Read, once more on another connection if the first one was cut."""
         try:
             return await self._read(query, values)
-        except (psycopg.OperationalError, PoolTimeout):
+        except (NoAnswer, PoolTimeout) as error:
+            # As long as anybody should wait has been waited.
+            raise unavailable(error) from error
+        except psycopg.OperationalError:
             try:
                 return await self._read(query, values)
-            except (psycopg.OperationalError, PoolTimeout) as error:
+            except psycopg.OperationalError as error:
                 raise unavailable(error) from error
 
     async def _read(self, query: LiteralString, values: Sequence[object]) -> list[Any]:

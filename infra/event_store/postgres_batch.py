@@ -39,6 +39,7 @@ SELECT head FROM before
 """One statement, so that one round trip brings a batch of any size."""
 
 _LOCK: LiteralString = "SELECT pg_advisory_xact_lock(727001)"
+_MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'automatos', '')"
 _VERSIONS: LiteralString = (
     "SELECT originator_id, max(originator_version) FROM stored_events"
     " WHERE originator_id = ANY(%b::text[]) GROUP BY originator_id"
@@ -147,10 +148,13 @@ async def _known(connection: AsyncConnection, appends: Sequence[Append]) -> set[
 async def find(connection: AsyncConnection, appends: Sequence[Append]) -> list[list[int] | None]:
     """Tell of each append where it is recorded; None if it is not.
 
-    The lock is taken first: whoever held it when a connection was lost has ended by then.
+    The lock is taken first: whoever held it when a connection was lost has ended by then. And
+    something is written after it: a server that was restarted shows what its standby may not
+    have, and only a commit of our own waits for that.
     """
     async with connection.transaction():
         await connection.execute(_LOCK)
+        await connection.execute(_MARK)
         return [await _recorded(connection, append) for append in appends]
 
 

@@ -11,7 +11,7 @@ from typing import LiteralString, NamedTuple
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection, errors
+from psycopg import errors
 
 from commands.transact import StorageUnavailable
 from infra.event_store import postgres_batch as batch
@@ -23,7 +23,12 @@ from infra.event_store.lane import (
     LaneIsClosed,
     Written,
 )
-from infra.postgres.connections import CONNECTING, unavailable
+from infra.postgres.connections import (
+    ANSWER_WAIT_S,
+    CONNECTING,
+    BoundedConnection,
+    unavailable,
+)
 
 COMMANDS_KEPT = "24 hours"
 PRUNED_MAX = 500
@@ -35,10 +40,6 @@ RETRY_WITHIN_S = 5.0
 
 RETRY_PAUSE_S = 0.2
 
-ANSWER_WAIT_S = 15.0
-"""After which a server that does not answer is taken to be gone: longer than any statement
-or lock may take there, so that it never is merely slow."""
-
 HALVED_MIN = 32
 """Appends of one turn of the loop from which on an idle committer takes them in two halves."""
 
@@ -46,6 +47,15 @@ _PRUNE: LiteralString = (
     "DELETE FROM commands WHERE command_id IN"
     " (SELECT command_id FROM commands WHERE recorded_at < now() - %s::interval LIMIT %s)"
 )
+
+REFUSED = (errors.DiskFull, errors.QueryCanceled)
+"""Nothing was recorded, and the next try would end alike."""
+
+UNDONE = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
+"""Nothing was recorded, and the next try may end otherwise."""
+
+LOST = (psycopg.OperationalError, TimeoutError, errors.ReadOnlySqlTransaction)
+"""It may have been recorded, or not, and another connection may lead to a server that knows."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +76,7 @@ class Committer:
     def __init__(self, url: str, on_failure: Callable[[Exception], None]) -> None:
         self._url = url
         self._on_failure = on_failure
-        self._writer: AsyncConnection | None = None
+        self._writer: BoundedConnection | None = None
         self._waiting: deque[_Group] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._closed = False
@@ -101,13 +111,20 @@ class Committer:
             groups = [self._waiting.popleft()]
             while groups:
                 appends = [append for group in groups for append in group.appends]
-                written = await self._commit(appends)
+                written = await self._fates(appends)
                 for group in groups:
                     own, written = written[: len(group.appends)], written[len(group.appends) :]
                     group.deliver(own)
                 groups = self._gather() if self._waiting else []
         finally:
             self._committing = None
+
+    async def _fates(self, appends: Sequence[Append]) -> list[Written]:
+        try:
+            return await self._commit(appends)
+        except Exception as error:  # noqa: BLE001 this loop owns all writing, and whoever waits is told
+            self._on_failure(error)
+            return [error for _ in appends]
 
     def _gather(self) -> list[_Group]:
         """Take all that waits, within the bound; a group larger than it goes alone."""
@@ -130,14 +147,18 @@ class Committer:
             except errors.DataCorrupted as error:
                 self._on_failure(error)
                 return [StorageUnavailable("The log is damaged.") for _ in appends]
-            except (errors.DiskFull, errors.LockNotAvailable, errors.QueryCanceled) as error:
+            except REFUSED as error:
                 return [unavailable(error) for _ in appends]
-            except (psycopg.OperationalError, TimeoutError) as error:
-                # It may have been committed, or not: ask before anything is written again.
-                in_doubt = True
+            except UNDONE as error:
+                last = error
+            except LOST as error:
+                # Ask what became of it before anything is written again.
+                in_doubt, last = True, error
                 log.warning("the connection to the log was lost", error=str(error))
                 await self._drop_writer()
-                last = error
+            except psycopg.Error as error:
+                log.critical("the log refuses what is written", error=repr(error))
+                return [unavailable(error) for _ in appends]
             if attempt + 1 == TRIES_MAX or loop.time() >= deadline:
                 break
             await asyncio.sleep(RETRY_PAUSE_S * (2**attempt - 1))
@@ -161,9 +182,9 @@ class Committer:
         written = iter(await self._write(lost) if lost else [])
         return [next(written) if positions is None else positions for positions in found]
 
-    async def _connected(self) -> AsyncConnection:
+    async def _connected(self) -> BoundedConnection:
         if self._writer is None or self._writer.closed:
-            self._writer = await AsyncConnection.connect(self._url, **CONNECTING)
+            self._writer = await BoundedConnection.connect(self._url, **CONNECTING)
         return self._writer
 
     async def _drop_writer(self) -> None:
@@ -171,7 +192,7 @@ class Committer:
         if writer is not None:
             await writer.close()
 
-    async def _forget_old_commands(self, connection: AsyncConnection) -> None:
+    async def _forget_old_commands(self, connection: BoundedConnection) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._pruned_at < PRUNE_EVERY_S:
             return

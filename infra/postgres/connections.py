@@ -1,10 +1,16 @@
 """How this platform's processes connect to PostgreSQL."""
 
-from typing import Any
+import asyncio
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg import AsyncConnection
+from psycopg.abc import PQGen
+from psycopg.waiting import wait_async
 
 from commands.transact import CommandError, StorageFull, StorageUnavailable
+
+T = TypeVar("T")
 
 APP_ROLE = "automatos_app"
 """May append events, and neither change nor remove one. `migrate` makes it."""
@@ -14,8 +20,17 @@ LOCK_TIMEOUT_S = 2
 IDLE_IN_TRANSACTION_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
 
+ANSWER_WAIT_S = 15.0
+"""After which a server that does not answer is taken to be gone: longer than any statement
+or lock may take there, so that it never is merely slow."""
+
+WAKE_EVERY_S = 0.1
+"""How often the driver looks up while it waits."""
+
 CONNECTING: dict[str, Any] = {
     "autocommit": True,
+    # After a failover an address may still lead to a server that only reads.
+    "target_session_attrs": "read-write",
     "connect_timeout": CONNECT_TIMEOUT_S,
     "application_name": "automatos",
     "keepalives_idle": 5,
@@ -31,6 +46,32 @@ CONNECTING: dict[str, Any] = {
     ),
 }
 """Arguments of `psycopg.connect` for everything but migrations and rebuilds."""
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server hangs. What it was asked may be done all the same, now or later."""
+
+
+class BoundedConnection(AsyncConnection[Any]):
+    """A connection that is closed when the server does not answer, or nobody waits for it any more.
+
+    The driver itself would have the server cancel the statement, and wait for that: a server that
+    hangs does not, and one whose standby is away would give up waiting for it and report as
+    committed what the standby has not got.
+    """
+
+    async def wait(
+        self, gen: PQGen[T], interval: float = WAKE_EVERY_S, timeout: float | None = None
+    ) -> T:
+        try:
+            async with asyncio.timeout(timeout or ANSWER_WAIT_S):
+                return await wait_async(gen, self.pgconn.socket, interval=interval)
+        except TimeoutError as error:
+            self.pgconn.finish()
+            raise NoAnswer("The server does not answer.") from error
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
 
 
 def sqlalchemy_url(url: str) -> str:

@@ -5,15 +5,14 @@ does not fence: a process that was stopped may go on when its lease is another's
 writes under a lease joins `HELD` into the statement, and writes nothing once it is not the holder.
 """
 
-from typing import Any, LiteralString, NamedTuple
+from typing import LiteralString, NamedTuple
 
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from infra.failpoints import failpoint
-from infra.postgres.connections import CONNECTING
+from infra.postgres.connections import CONNECTING, BoundedConnection
 
-Pool = AsyncConnectionPool[AsyncConnection[Any]]
+Pool = AsyncConnectionPool[BoundedConnection]
 
 CONNECTIONS_MAX = 4
 WAIT_S = 5.0
@@ -59,7 +58,13 @@ class Lease(NamedTuple):
 def open_pool(url: str, *, connections_max: int = CONNECTIONS_MAX) -> Pool:
     """Make a pool for what a process keeps of itself; open it with `async with`."""
     return AsyncConnectionPool(
-        url, open=False, min_size=1, max_size=connections_max, timeout=WAIT_S, kwargs=CONNECTING
+        url,
+        connection_class=BoundedConnection,
+        open=False,
+        min_size=1,
+        max_size=connections_max,
+        timeout=WAIT_S,
+        kwargs=CONNECTING,
     )
 
 
