@@ -71,6 +71,7 @@ async def insert(connection: AsyncConnection, appends: Sequence[Append]) -> list
         async with connection.pipeline():
             await connection.execute("BEGIN")
             await connection.execute(_LOCK)
+            failpoint("log.before_append")
             cursor = await connection.execute(_APPEND, _values(appends), prepare=True)
             failpoint("log.before_commit")
             await connection.execute("COMMIT")
@@ -93,8 +94,11 @@ async def insert_valid(connection: AsyncConnection, appends: Sequence[Append]) -
         await connection.execute(_LOCK)
         fates = await _judged(connection, appends)
         good = [a for a, fate in zip(appends, fates, strict=True) if fate is None]
+        failpoint("log.judged")
         written = iter(await _insert_good(connection, good))
+        failpoint("log.before_valid_commit")
         await connection.execute("COMMIT")
+        failpoint("log.after_valid_commit")
     except BaseException:
         await _roll_back(connection)
         raise
@@ -155,6 +159,7 @@ async def find(connection: AsyncConnection, appends: Sequence[Append]) -> list[l
     async with connection.transaction():
         await connection.execute(_LOCK)
         await connection.execute(_MARK)
+        failpoint("log.in_doubt")
         return [await _recorded(connection, append) for append in appends]
 
 

@@ -23,6 +23,7 @@ from infra.event_store.lane import (
     LaneIsClosed,
     Written,
 )
+from infra.failpoints import failpoint
 from infra.postgres.connections import (
     ANSWER_WAIT_S,
     CONNECTING,
@@ -178,6 +179,7 @@ class Committer:
     async def _resolve(self, appends: Sequence[Append]) -> list[Written]:
         """Find out whether a batch was committed, and write it if it was not."""
         found = await batch.find(await self._connected(), appends)
+        failpoint("log.resolved")
         lost = [a for a, positions in zip(appends, found, strict=True) if positions is None]
         written = iter(await self._write(lost) if lost else [])
         return [next(written) if positions is None else positions for positions in found]
@@ -198,6 +200,7 @@ class Committer:
             return
         self._pruned_at = now
         try:
+            failpoint("log.before_prune")
             await connection.execute(_PRUNE, (COMMANDS_KEPT, PRUNED_MAX))
         except psycopg.Error as error:
             log.warning("old commands could not be forgotten", error=str(error))
