@@ -61,7 +61,7 @@ def written(page: str) -> str:
 def _by_slice() -> dict[str, list[type[Event]]]:
     found: dict[str, list[type[Event]]] = {}
     for _, kind in sorted(EVENT_TYPES.items()):
-        found.setdefault(kind.__module__.removeprefix("domain."), []).append(kind)
+        found.setdefault(kind.__module__.split(".")[1], []).append(kind)
     return dict(sorted(found.items()))
 
 

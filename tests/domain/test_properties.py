@@ -153,7 +153,7 @@ def decisions_of(aggregate: Aggregate[Any, Any], module: ModuleType) -> list[Dec
     return [
         decisions
         for decide, decisions in DECISIONS.items()
-        if decide.__module__ == module.__name__ and (within is None or decide in within)
+        if is_of(decide, module) and (within is None or decide in within)
     ] + (WORK if aggregate is RUN else [])
 
 
@@ -161,6 +161,11 @@ def histories(aggregate: Aggregate[Any, Any], union: Any) -> st.SearchStrategy[l
     anything = st.lists(events_of(union), max_size=4)
     opening = OPENINGS.get(aggregate.category)
     return anything if opening is None else opening.map(list) | anything
+
+
+def is_of(decide: Callable[..., Any], module: ModuleType) -> bool:
+    """Tell whether a decision is a slice's, whose module may be a package."""
+    return f"{decide.__module__}.".startswith(f"{module.__name__}.")
 
 
 def is_decision(function: Callable[..., Any]) -> bool:
@@ -173,7 +178,7 @@ def is_decision(function: Callable[..., Any]) -> bool:
 def test_every_decision_there_is_is_among_those_tried_here(module: ModuleType) -> None:
     there = {function for _, function in getmembers(module, isfunction) if is_decision(function)}
     assert there
-    assert there == {decide for decide in DECISIONS if decide.__module__ == module.__name__}
+    assert there == {decide for decide in DECISIONS if is_of(decide, module)}
 
 
 @every_aggregate

@@ -1,0 +1,86 @@
+"""Runs: one execution of a workflow, step after step, surviving any crash.
+
+A run is a process manager. Its stream holds what it decided (claims, model
+calls about to be made) and what it was told (their outcomes), so `due` can be
+asked again after any crash: the answer is what was left to do.
+"""
+
+from domain.runs.decisions import (
+    DOUBTS_MAX,
+    LEASE,
+    RETRY_AFTER_MAX,
+    RETRY_BASE,
+    RETRY_DELAY_MAX,
+    RETRY_SPAN_MAX,
+    CallInDoubt,
+    Due,
+    Nothing,
+    TakeStep,
+    begin_step,
+    cancel,
+    due,
+    fail_step,
+    mark_in_doubt,
+    next_try,
+    record_answer,
+    record_failure,
+    start,
+)
+from domain.runs.events import (
+    RunCancelled,
+    RunCompleted,
+    RunEvent,
+    RunFailed,
+    RunId,
+    RunStarted,
+    RunStatus,
+    StepFailed,
+    StepSkipped,
+    StepStarted,
+    StepSucceeded,
+)
+from domain.runs.state import (
+    RUN,
+    Ended,
+    NotStarted,
+    Running,
+    RunState,
+)
+
+__all__ = [
+    "DOUBTS_MAX",
+    "LEASE",
+    "RETRY_AFTER_MAX",
+    "RETRY_BASE",
+    "RETRY_DELAY_MAX",
+    "RETRY_SPAN_MAX",
+    "RUN",
+    "CallInDoubt",
+    "Due",
+    "Ended",
+    "NotStarted",
+    "Nothing",
+    "RunCancelled",
+    "RunCompleted",
+    "RunEvent",
+    "RunFailed",
+    "RunId",
+    "RunStarted",
+    "RunState",
+    "RunStatus",
+    "Running",
+    "StepFailed",
+    "StepSkipped",
+    "StepStarted",
+    "StepSucceeded",
+    "TakeStep",
+    "begin_step",
+    "cancel",
+    "due",
+    "fail_step",
+    "mark_in_doubt",
+    "next_try",
+    "record_answer",
+    "record_failure",
+    "start",
+]
