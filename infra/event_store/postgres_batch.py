@@ -15,7 +15,7 @@ LOG_LOCK = 727_001
 """Advisory lock held from before an insert until its commit, by every writer: so the order of
 positions is the order of commits, and no reader passes one that comes later."""
 
-_APPEND: LiteralString = """
+APPEND: LiteralString = """
 WITH before AS (SELECT coalesce(max(position), 0) AS head FROM stored_events),
 added AS (
     INSERT INTO stored_events
@@ -38,7 +38,7 @@ SELECT head FROM before
 """
 """One statement, so that one round trip brings a batch of any size."""
 
-_LOCK: LiteralString = "SELECT pg_advisory_xact_lock(727001)"
+LOCK: LiteralString = "SELECT pg_advisory_xact_lock(727001)"
 _MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'automatos', '')"
 _VERSIONS: LiteralString = (
     "SELECT originator_id, max(originator_version) FROM stored_events"
@@ -70,9 +70,9 @@ async def insert(connection: AsyncConnection, appends: Sequence[Append]) -> list
     try:
         async with connection.pipeline():
             await connection.execute("BEGIN")
-            await connection.execute(_LOCK)
+            await connection.execute(LOCK)
             failpoint("log.before_append")
-            cursor = await connection.execute(_APPEND, _values(appends), prepare=True)
+            cursor = await connection.execute(APPEND, values(appends), prepare=True)
             failpoint("log.before_commit")
             await connection.execute("COMMIT")
         row = await cursor.fetchone()
@@ -91,7 +91,7 @@ async def insert_valid(connection: AsyncConnection, appends: Sequence[Append]) -
     """
     try:
         await connection.execute("BEGIN")
-        await connection.execute(_LOCK)
+        await connection.execute(LOCK)
         fates = await _judged(connection, appends)
         good = [a for a, fate in zip(appends, fates, strict=True) if fate is None]
         failpoint("log.judged")
@@ -108,7 +108,7 @@ async def insert_valid(connection: AsyncConnection, appends: Sequence[Append]) -
 async def _insert_good(connection: AsyncConnection, good: Sequence[Append]) -> list[Written]:
     if not good:
         return []
-    row = await (await connection.execute(_APPEND, _values(good), prepare=True)).fetchone()
+    row = await (await connection.execute(APPEND, values(good), prepare=True)).fetchone()
     assert row is not None
     for append in good:
         if append.tracking is not None:
@@ -157,7 +157,7 @@ async def find(connection: AsyncConnection, appends: Sequence[Append]) -> list[l
     have, and only a commit of our own waits for that.
     """
     async with connection.transaction():
-        await connection.execute(_LOCK)
+        await connection.execute(LOCK)
         await connection.execute(_MARK)
         failpoint("log.in_doubt")
         return [await _recorded(connection, append) for append in appends]
@@ -222,7 +222,7 @@ def _fault(append: Append) -> Exception | None:
     return None
 
 
-def _values(appends: Sequence[Append]) -> tuple[list[Any], ...]:
+def values(appends: Sequence[Append]) -> tuple[list[Any], ...]:
     rows: list[NewRow] = [row for append in appends for row in append.rows]
     lasts = accumulate(len(append.rows) for append in appends)
     commands = [

@@ -174,7 +174,7 @@ async def test_with_a_synchronous_standby_a_failover_loses_nothing_that_was_ackn
     record_property: Callable[[str, object], None],
     failovers: int,
 ) -> None:
-    primary = private_postgres()
+    primary = private_postgres(fsync=False)
     migrate(primary.url)
     with Site(primary, private_standby) as site:
         for number in range(failovers):
@@ -201,7 +201,7 @@ async def test_an_append_in_doubt_that_only_the_primary_has_is_not_told_to_be_re
     private_postgres: Private, private_standby: Private
 ) -> None:
     """A primary that is restarted without its standby shows what that has not got."""
-    primary, append = private_postgres(), one("held")
+    primary, append = private_postgres(fsync=False), one("held")
     migrate(primary.url)
     with Proxy(primary.port) as link:
         private_standby(source=link.url(primary.url))
