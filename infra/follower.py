@@ -1,15 +1,20 @@
 """Follows the log and projects it: the embedded installation's projectors, all in one."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine
 
 from domain.events import WorkspaceId
 from infra.event_store.store import EventStore
-from infra.projecting import Applier, Slice, readable
+from infra.event_store.unreadable import readable
+from infra.parking import Unparker
+from infra.projecting import Applier, Slice
 from infra.read_store import projection_thread, will_pass
 from projections.projector import Projector
 
@@ -24,6 +29,8 @@ RETRY_S = 1.0
 
 CATCH_UP_S = 3.0
 """How long a start or a stop waits for read models; the rest is projected afterwards."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +53,9 @@ class Follower:
         self._applier = Applier(engine, projectors)
         standings = self._applier.standings()
         self._positions = {name: passed.position for name, passed in standings.items()}
+        self._applier.take_up()
         self._thread = projection_thread()
+        self._unparker = Unparker(store.log, engine, store.codec, run=self._in_thread)
         self._waiters: set[asyncio.Future[None]] = set()
         self._touched: dict[str, int] = {}
         self._wanted = asyncio.Event()
@@ -62,6 +71,8 @@ class Follower:
                 if not await self._advance():
                     await self._store.changed()
                     await self._see_who_is_unparked()
+                if self._applier.waiting:
+                    await self._try_again()
                 await self._gather()
         finally:
             self._ended = True
@@ -135,7 +146,7 @@ class Follower:
         if part is None:
             return False
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._project, part)
+            await self._in_thread(partial(self._project, part))
         except Exception as error:
             if not will_pass(error):
                 raise
@@ -167,9 +178,21 @@ class Follower:
         """Another process may have, by `automatos projector retry`."""
         if not any(self.parked.values()):
             return
-        run = asyncio.get_running_loop().run_in_executor
-        for name, passed in (await run(self._thread, self._applier.standings)).items():
+        for name, passed in (await self._in_thread(self._applier.standings)).items():
             self.parked[name] = passed.parked
+
+    async def _try_again(self) -> None:
+        """Project what waits for another try, and whose time has come."""
+        try:
+            if await self._unparker.try_again(self._applier):
+                await self._see_who_is_unparked()
+        except Exception as error:
+            if not will_pass(error):
+                raise
+            log.warning("a parked workspace cannot be tried again yet", error=str(error))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _project(self, part: Slice) -> None:
         for name, passed in self._applier.apply(part).items():

@@ -22,8 +22,10 @@ from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
 from infra.event_store.codec import Codec, Stored
 from infra.event_store.store import Log
+from infra.event_store.unreadable import Unreadable, readable, workspace_of
 from infra.kafka.records import Received, about, partition_of
-from infra.projecting import Applier, PartitionLost, Slice, Unreadable, readable, workspace_of
+from infra.parking import Unparker
+from infra.projecting import Applier, PartitionLost, Slice
 from infra.read_store import will_pass
 
 BATCH_MAX = 1_000
@@ -90,6 +92,7 @@ class Intake:
         self._partitions = partitions
         self._told = told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="projector")
+        self._unparker = Unparker(rows, applier.engine, codec, run=self._in_thread)
         self.places: dict[int, Place] = {}
         self.projected: Counter[str] = Counter()
 
@@ -106,11 +109,20 @@ class Intake:
         before = await self._rows.all(after=done - 1, limit=1) if done else []
         if done and not before:
             raise LogRewound(f"LOG_REWOUND: partition {partition} is projected up to {done}.")
+        await self._in_thread(partial(self._applier.take_up, partition, self._of(partition)))
         at = _time(before[0]) if before else None
         self.places[partition] = Place(guard=guard, done=done, saved=done, at=at)
 
+    def _of(self, partition: int) -> Callable[[WorkspaceId], bool]:
+        return lambda workspace_id: partition_of(workspace_id, self._partitions) == partition
+
     def end(self, partition: int) -> None:
+        self._applier.put_down(partition)
         self.places.pop(partition, None)
+
+    async def try_again(self) -> None:
+        """Project what waits for another try, and whose time has come."""
+        await self._unparker.try_again(self._applier)
 
     async def _checkpoint(self, partition: int) -> int:
         standings = await self._in_thread(partial(self._applier.standings, partition))

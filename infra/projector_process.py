@@ -257,6 +257,7 @@ class ProjectorProcess:
             log.warning("Kafka is silent; reading the log itself", partitions=silent)
             await self._intake.catch_up(silent, head)
         await self._intake.settle()
+        await self._intake.try_again()
         await self._measure(head, relayed)
 
     async def _begin_again(self) -> None:

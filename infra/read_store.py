@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeoutError
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
+from infra.event_store.unreadable import concerns, refuse_unreadable
 from infra.failpoints import failpoint
 from projections.projector import (
     READ_MODELS,
@@ -48,6 +49,9 @@ LAST_LAP_MAX = 100
 """Events left to project when a rebuild takes the write lock and swaps."""
 
 SHADOW = "__rebuild"
+
+ERROR_MAX = 1_000
+"""Characters of an error kept beside what it parked."""
 
 PASSING = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR}
@@ -102,6 +106,11 @@ def will_pass(error: Exception) -> bool:
         return (cause.sqlite_errorcode & 0xFF) in PASSING
     # Of PostgreSQL: cut connections, locks waited for too long, full disks; and no connection free.
     return isinstance(error, OperationalError | InterfaceError | SQLAlchemyTimeoutError)
+
+
+def told(error: Exception) -> str:
+    """Spell an error as it is kept beside what it parked."""
+    return f"{type(error).__name__}: {error}"[:ERROR_MAX].replace("\0", "\ufffd")
 
 
 class Reads:
@@ -181,7 +190,7 @@ async def rebuild(
 
     Readers go on reading the old tables until then; a follower that is running
     goes on from the new checkpoint. Workspaces are parked as the rebuild finds them: who was
-    parked at an event that can be projected by now is not any more. Only one rebuild at a
+    parked at an event that can be read and projected by now is not any more. Only one rebuild at a
     time, by a lock: two would write to the same tables.
     """
     beside = _Beside(projector)
@@ -232,11 +241,12 @@ class _Beside:
             shadow.create(connection)
 
     def project(self, connection: Connection, events: Sequence[Recorded[AnyEvent]]) -> None:
-        """Project what is folded; what cannot be projected parks its workspace."""
-        new = [r for r in events if type(r.event) in self._projector.folds]
+        """Project what is folded; what cannot be read or projected parks its workspace."""
+        new = [r for r in events if concerns(r.event, self._projector.folds)]
         new = [r for r in new if r.metadata.workspace_id not in self._parked]
         try:
             with connection.begin_nested():
+                refuse_unreadable(new)
                 fold(connection, self._projector, new, self._shadows)
         except Exception as error:
             if will_pass(error):
@@ -251,8 +261,7 @@ class _Beside:
             self.project(connection, events[:half])
             self.project(connection, events[half:])
         else:
-            told = f"{type(error).__name__}: {error}"
-            self._parked[events[0].metadata.workspace_id] = events[0], told
+            self._parked[events[0].metadata.workspace_id] = events[0], told(error)
 
     def swap(self, connection: Connection, ground: Ground) -> None:
         name = self._projector.name

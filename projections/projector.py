@@ -50,6 +50,13 @@ parked_slices = Table(
     Column("stream_id", Text, nullable=False),
     Column("error", Text, nullable=False),
     Column("occurred_at", BigInteger, nullable=False, comment="the event at fault"),
+    Column(
+        "tries_left",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="until it waits for an operator",
+    ),
 )
 """Workspaces whose events a projector skips, from one on that it could not project."""
 
@@ -481,7 +488,23 @@ _PARKED = select(
 ).where(parked_slices.c.projector.in_(bindparam("names", expanding=True)))
 
 
-def park(connection: Connection, projector: str, recorded: Recorded[AnyEvent], error: str) -> None:
+def waiting_slices(
+    connection: Connection, projectors: Sequence[str]
+) -> list[tuple[str, WorkspaceId, int]]:
+    """List the parked slices that are tried again by themselves, with the tries left."""
+    columns = (parked_slices.c.projector, parked_slices.c.workspace_id, parked_slices.c.tries_left)
+    waiting = parked_slices.c.tries_left > 0, parked_slices.c.projector.in_(projectors)
+    found = connection.execute(select(*columns).where(*waiting).order_by(*columns))
+    return [(name, WorkspaceId(workspace_id), left) for name, workspace_id, left in found]
+
+
+def park(
+    connection: Connection,
+    projector: str,
+    recorded: Recorded[AnyEvent],
+    error: str,
+    tries_left: int = 0,
+) -> None:
     """Have a projector skip a workspace's events from this one on."""
     rows = Rows(connection, parked_slices)
     rows.put(
@@ -492,6 +515,7 @@ def park(connection: Connection, projector: str, recorded: Recorded[AnyEvent], e
             "stream_id": recorded.stream_id,
             "error": error,
             "occurred_at": micros(recorded.metadata.occurred_at),
+            "tries_left": tries_left,
         }
     )
     rows.flush()

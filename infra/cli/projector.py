@@ -11,8 +11,6 @@ from domain.errors import Invalid
 from domain.events import WorkspaceId
 from infra.cli.shared import out, refuse, settings, user_name, with_writing
 from infra.composition import PROJECTORS, Writing
-from infra.event_store.sqlite import SqliteLog
-from infra.event_store.store import Log
 from infra.failpoints import failpoint
 from infra.parking import Parked, Place, bring_back, parked
 from infra.read_store import open_engine
@@ -121,13 +119,7 @@ async def _brought_back(
         await commands.skip_event(name, found.position, reason, issued)
     failpoint("unpark.audited")
     skipped = None if reason is None else found.position
-    rows = _rows(writing.settings)
-    try:
-        return await bring_back(rows, engine, place, skipped=skipped)
-    finally:
-        closing = rows.close()
-        if closing is not None:
-            await closing
+    return await bring_back(writing.store.log, engine, place, skipped=skipped)
 
 
 def _projector(name: str) -> Projector:
@@ -147,15 +139,6 @@ def _engine(chosen: Settings) -> Engine:
     return reads.open_engine(chosen.database_url, pool_size=2)
 
 
-def _rows(chosen: Settings) -> Log:
-    """Open the log itself: the event at fault may be one that nobody can decode."""
-    if not chosen.database_url:
-        return SqliteLog(chosen.data_dir / "events.db")
-    from infra.event_store.postgres import PostgresLog  # noqa: PLC0415
-
-    return PostgresLog(chosen.database_url)
-
-
 def _partition(chosen: Settings, workspace: str) -> int:
     if not chosen.database_url:
         return 0
@@ -165,7 +148,8 @@ def _partition(chosen: Settings, workspace: str) -> int:
 
 
 def _line(each: Parked) -> str:
+    waits = f"  (tries left: {each.tries_left})" if each.tries_left else ""
     return (
         f"{each.projector}  {each.workspace_id}  position {each.position}  {each.stream_id}"
-        f"  {each.occurred_at:%Y-%m-%d %H:%M:%S}  {each.error}"
+        f"  {each.occurred_at:%Y-%m-%d %H:%M:%S}  {each.error}{waits}"
     )

@@ -12,6 +12,7 @@ from infra.cli.shared import out, progress, refuse, settings, with_writing
 from infra.composition import PROJECTORS, Writing
 from infra.event_store.store import EventStore
 from infra.lock import FolderLock
+from infra.parking import parked
 from infra.read_store import digest, open_engine
 from infra.read_store import rebuild as rebuild_model
 from infra.settings import Settings
@@ -102,6 +103,9 @@ def _rebuild(engine: Engine, projector: Projector, partitions: int, beside: Besi
     verdict = _compared(before, after)
     out.print(f"{projector.name}: rebuilt up to position {after.position}, {verdict}", markup=False)
     out.print(f"  sha256 {after.sha256}", markup=False)
+    skipped = sum(each.projector == projector.name for each in parked(engine))
+    if skipped:
+        out.print(f"  parked workspaces: {skipped}; see `automatos projector parked`", markup=False)
 
 
 def _compared(before: _Rows, after: _Rows) -> str:

@@ -44,6 +44,7 @@ class _Old(msgspec.Struct, frozen=True):
 
 class _EventOnly(msgspec.Struct, frozen=True, gc=False):
     event: AnyEvent
+    schema_version: int
 
 
 class _TagOnly(msgspec.Struct, frozen=True):
@@ -62,6 +63,10 @@ class CannotDecode(Exception):
     """A stored event that today's classes and upcasters cannot read."""
 
 
+_UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, RecursionError)
+"""What decoding raises where the bytes are to blame."""
+
+
 class Codec:
     """Encodes events for the log and back. Personal fields are sealed on the way in
     and stay sealed on the way out: whoever may see them opens them.
@@ -78,6 +83,7 @@ class Codec:
         self._upcasters = upcasters
         self._aged = {tag for tag, _ in upcasters}
         self._tags = frozenset(types)
+        self._newest = _newest(types, upcasters)
         self._personal = {kind: personal_fields(kind) for kind in types.values()}
         self._encoder = msgspec.json.Encoder()
         self._whole = msgspec.json.Decoder(_Body[AnyEvent])
@@ -99,8 +105,9 @@ class Codec:
             CannotDecode: No class or upcaster fits.
         """
         try:
-            body = self._upcast(row.body) if row.tag in self._aged else self._whole.decode(row.body)
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            aged = row.tag in self._aged
+            body = self._upcast(row.body) if aged else _known(self._whole.decode(row.body))
+        except _UNREADABLE as error:
             raise _cannot_decode(row.tag, row.global_position, error) from error
         return Recorded(
             event=body.event,
@@ -122,14 +129,14 @@ class Codec:
             if self._aged:
                 return [self._decode_any_age(body).event for body in bodies]
             decode = self._event.decode
-            return [decode(body).event for body in bodies]
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            return [_known(decode(body)).event for body in bodies]
+        except _UNREADABLE as error:
             raise CannotDecode(str(error)) from error
 
     def metadata(self, body: bytes) -> Metadata:
         try:
             return self._metadata.decode(body).metadata
-        except (msgspec.MsgspecError, ValueError) as error:
+        except _UNREADABLE as error:
             raise CannotDecode(str(error)) from error
 
     def tags_of_others(self, kinds: Iterable[type[Event]]) -> frozenset[str]:
@@ -138,14 +145,22 @@ class Codec:
 
     def _decode_any_age(self, body: bytes) -> _EventOnly | _Body[AnyEvent]:
         aged = self._tag.decode(body).event.type in self._aged
-        return self._upcast(body) if aged else self._event.decode(body)
+        return self._upcast(body) if aged else _known(self._event.decode(body))
 
     def _upcast(self, body: bytes) -> _Body[AnyEvent]:
         old = self._old.decode(body)
-        event = msgspec.convert(
-            upcast(old.event, old.schema_version, self._upcasters), type=AnyEvent
-        )
-        return _Body(event, old.event_id, old.schema_version, old.metadata)
+        version = old.schema_version
+        if version > self._newest.get(str(old.event["type"]), version):
+            raise _newer(version)
+        event = msgspec.convert(self._today(old.event, version), type=AnyEvent)
+        return _Body(event, old.event_id, version, old.metadata)
+
+    def _today(self, event: JsonObject, version: int) -> JsonObject:
+        try:
+            return upcast(event, version, self._upcasters)
+        except Exception as error:
+            # Whatever an upcaster raises, it is the event that cannot be read.
+            raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _sealed(self, event: E, fields: tuple[str, ...], workspace_id: WorkspaceId) -> E:
         subject = f"{event.subject_field}:{getattr(event, event.subject_field)}"
@@ -153,6 +168,27 @@ class Codec:
             name: self._vault.seal(workspace_id, subject, getattr(event, name)) for name in fields
         }
         return msgspec.structs.replace(event, **sealed)
+
+
+B = TypeVar("B", _Body[AnyEvent], _EventOnly)
+
+
+def _known(body: B) -> B:
+    """Refuse a shape that only a later release knows: what it means may be something else."""
+    if body.schema_version > body.event.schema_version:
+        raise _newer(body.schema_version)
+    return body
+
+
+def _newer(version: int) -> ValueError:
+    return ValueError(f"Schema version {version} is newer than this release.")
+
+
+def _newest(types: Mapping[str, type[Event]], upcasters: Upcasters) -> dict[str, int]:
+    newest = {tag: kind.schema_version for tag, kind in types.items()}
+    for tag, version in upcasters:
+        newest[tag] = max(version + 1, newest.get(tag, 0))
+    return newest
 
 
 def _cannot_decode(tag: str, position: int, error: Exception) -> CannotDecode:

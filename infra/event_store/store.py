@@ -22,6 +22,7 @@ from domain.events import (
 from infra.event_store.codec import CannotDecode, Codec, Stored
 from infra.event_store.lane import Append, Deliver, NewRow, Written
 from infra.event_store.tail import Tail
+from infra.event_store.unreadable import readable
 from infra.ids import new_uuid
 from infra.vault import Vault
 
@@ -91,6 +92,11 @@ class EventStore:
         closing = self._log.close()
         if closing is not None:
             await closing
+
+    @property
+    def log(self) -> Log:
+        """The rows as they are stored."""
+        return self._log
 
     # Folding.
 
@@ -251,8 +257,12 @@ class EventStore:
     async def read_all(
         self, *, after: int = 0, limit: int = PAGE_ROWS_MAX
     ) -> list[Recorded[AnyEvent]]:
-        """Read events of all workspaces with positions above `after`, ascending."""
-        return self._decoded(await self._log.all(after=after, limit=limit))
+        """Read events of all workspaces with positions above `after`, ascending.
+
+        What cannot be decoded is stood for by `infra.event_store.unreadable.Unreadable`.
+        """
+        rows = await self._log.all(after=after, limit=limit)
+        return [readable(self.codec, row) for row in rows]
 
     def keep_tail(self) -> None:
         """Keep what is appended at hand for the one who calls `rows` to follow the log."""

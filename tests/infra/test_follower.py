@@ -181,7 +181,7 @@ async def test_an_event_that_cannot_be_read_parks_its_workspace_alone(
     assert follower.failed == {}
     assert follower.parked["diary"] == {ACME: 2}
     assert follower.position("diary") == 3
-    assert [log["log_level"] for log in logs] == ["critical"]
+    assert [log["log_level"] for log in logs] == ["error"]
 
 
 async def test_a_missing_table_stops_the_projector_instead_of_being_tried_for_ever(

@@ -12,9 +12,10 @@ from domain.agents import AgentId, AgentProfile, AgentRegistered, AgentTagged
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
 from infra.event_store.codec import Codec, Stored
+from infra.event_store.unreadable import readable
 from infra.parking import parked
 from infra.postgres.connections import sqlalchemy_url
-from infra.projecting import Applier, PartitionLost, Slice, readable
+from infra.projecting import Applier, PartitionLost, Slice
 from infra.vault import Vault
 from projections.agents import AgentsProjector, agents
 from projections.projector import READ_MODELS, checkpoint, project_all
