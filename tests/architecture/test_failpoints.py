@@ -31,6 +31,8 @@ READING = ("SELECT", "PRAGMA", "BEGIN", "SAVEPOINT", "ROLLBACK", "RELEASE", "SET
 
 WRITING = ("INSERT ", "UPDATE ", "DELETE ")
 TRANSACTIONS = {"begin", "transaction"}
+READERS = {"checkpoint", "digest", "standings", "waiting_slices"}
+"""What only reads on the connection that it is given; anything else is taken to write."""
 
 PORTS = {
     "send": "a record of Kafka",
@@ -54,19 +56,14 @@ MODELS = {"messages", "completions", "with_streaming_response"}
 READS = "it only reads"
 HANDS_OVER = "it hands over to the log's lane, which has its own"
 ALLOWED = {
-    "infra/cli/rebuild.py _rows": READS,
     "infra/event_store/postgres.py PostgresLog._read": READS,
     "infra/event_store/postgres_recorders.py LogThread.write": HANDS_OVER,
     "infra/event_store/postgres_recorders.py _told": "a hint to the package's own subscribers",
     "infra/event_store/postgres_recorders.py _write": HANDS_OVER,
-    "infra/event_store/recorders.py SqliteEventRecorder.select_notifications": READS,
     "infra/event_store/recorders.py _write": HANDS_OVER,
     "infra/failpoints.py _reach": "it is what a failpoint does",
-    "infra/parking.py parked": READS,
     "infra/postgres/keys.py PostgresKeys._once": "it writes a key, between two points of the vault",
     "infra/postgres/reads.py _asked": READS,
-    "infra/projecting.py Applier.standings": READS,
-    "infra/read_store.py positions": READS,
 }
 """Functions that need none, each with the reason."""
 
@@ -169,13 +166,23 @@ def _is_transaction(node: ast.AST) -> bool:
     return any(isinstance(call, ast.Call) and _called(call) in TRANSACTIONS for call in calls)
 
 
+def _writes(transaction: ast.AST, texts: Mapping[str, str]) -> bool:
+    """Tell whether a transaction leaves anything behind."""
+    calls = [node for node in ast.walk(transaction) if isinstance(node, ast.Call)]
+    return any(
+        _on_connection(call) or _effect(call, texts, set(), within=False)
+        for call in calls
+        if _called(call) not in READERS
+    )
+
+
 def _marks(read: Source, function: Function) -> Iterator[Mark]:
     """Give a function's failpoints and effects, in order."""
     given = {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
     texts = dict(read.texts) | _assigned(function.body, read.texts)
     found: list[Mark] = []
     for node, loop, within in _own(function):
-        if _is_transaction(node):
+        if _is_transaction(node) and _writes(node, texts):
             assert isinstance(node, ast.With | ast.AsyncWith)
             end = node.end_lineno or node.lineno
             found.append(Mark(end, node.end_col_offset or 0, "commit", loop))
@@ -398,6 +405,8 @@ POINT, WRITE = 'failpoint("a.b")', "path.unlink()"
         (["for path in paths:", f"    {POINT}", f"    {WRITE}"], True),
         (["with engine.begin() as connection:", f"    {POINT}", "    put(connection)"], True),
         (["with engine.begin() as connection:", "    put(connection)", POINT], False),
+        (["with engine.begin() as connection:", "    standings(connection)"], True),
+        (["with engine.begin() as connection:", "    connection.execute(changes)"], False),
         (["def inner():", f"    {WRITE}", POINT, "inner()"], True),
         (["def inner():", f"    {WRITE}", "inner()"], False),
         (["def inner():", f"    {WRITE}", POINT, WRITE, "inner()"], False),
