@@ -39,13 +39,7 @@ from domain.runs.events import (
     StepStarted,
     StepSucceeded,
 )
-from domain.runs.state import (
-    RUN,
-    Ended,
-    NotStarted,
-    Running,
-    RunState,
-)
+from domain.runs.state import RUN, Ended, NotStarted, Running, RunState
 
 __all__ = [
     "DOUBTS_MAX",
