@@ -1,5 +1,6 @@
 """What all real servers of the tests have in common: a port, a folder, a life to end at will."""
 
+import fcntl
 import os
 import re
 import secrets
@@ -25,6 +26,9 @@ LOG_TAIL = 4000
 
 PORTS = range(20_000, 32_000)
 """Below those that Linux gives to clients, so that none of them takes a killed server's."""
+
+RESERVED = Path(tempfile.gettempdir()) / "automatos-ports"
+"""A file for each port, locked by the process whose servers use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +66,38 @@ def until(
 
 
 def free_port() -> int:
-    """Pick a port; not with `random`, which Hypothesis seeds alike in every process."""
+    """Pick a port; not with `random`, which Hypothesis seeds alike in every process.
+
+    It stays this process's until that ends: a server that is killed and started again must not
+    find that another test's has taken its place.
+    """
     for _ in PORTS:
         port = PORTS[secrets.randbelow(len(PORTS))]
-        with socket.socket() as attempt:
-            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                attempt.bind((LOCAL, port))
-            except OSError:
-                continue
+        if _reserve(port) and _is_free(port):
             return port
     raise OSError("no port is free")
+
+
+def _reserve(port: int) -> bool:
+    RESERVED.mkdir(mode=0o777, exist_ok=True)
+    held = os.open(RESERVED / str(port), os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        return False
+    # Kept open, and with it the lock, for as long as the process lives.
+    return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((LOCAL, port))
+        except OSError:
+            return False
+    return True
 
 
 class Server:
