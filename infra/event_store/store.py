@@ -23,6 +23,7 @@ from infra.event_store.codec import CannotDecode, Codec, Stored
 from infra.event_store.lane import Append, Deliver, NewRow, Written
 from infra.event_store.tail import Tail
 from infra.event_store.unreadable import readable
+from infra.failpoints import failpoint
 from infra.ids import new_uuid
 from infra.vault import Vault
 
@@ -202,6 +203,7 @@ class EventStore:
         self._log.submit([waiting.append for waiting in gathered], deliver)
 
     def _delivered(self, gathered: list[_Waiting], written: list[Written]) -> None:
+        failpoint("log.delivered")
         heads: dict[WorkspaceId, int] = {}
         for waiting, fate in zip(gathered, written, strict=True):
             if not isinstance(fate, Exception):
