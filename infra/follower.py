@@ -90,6 +90,10 @@ class Follower:
         """Tell the last position a projector has passed."""
         return self._positions[projector]
 
+    def parked_counts(self) -> dict[str, int]:
+        """Count the workspaces that each projector skips, where it skips any."""
+        return {name: len(found) for name, found in self.parked.items() if found}
+
     async def reach(
         self, projector: str, workspace_id: WorkspaceId, position: int, *, timeout_s: float
     ) -> int:

@@ -1,7 +1,7 @@
 """Is it alive, and what is there."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.metadata import version
 from typing import Literal, Protocol, runtime_checkable
@@ -56,6 +56,7 @@ class Alone:
 class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes:
     read_models: How many events each projector is behind the log.
+    parked: How many workspaces a projector skips; those that skip none are left out.
     """
 
     status: Health
@@ -64,6 +65,7 @@ class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: datetime
     components: dict[str, Health]
     read_models: dict[str, int]
+    parked: dict[str, int]
 
 
 class LiveBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,12 +102,13 @@ async def health(
     """Probe the store and the read models; 503 when one of them does not answer."""
     head = await _head(ports)
     behind = _behind(ports, projector_names(), head)
+    parked = ports.progress.parked_counts()
     components: dict[str, Health] = {
         "api_server": "healthy",
         "event_store": "healthy" if head is not None else "unhealthy",
-        "read_models": _read_models(ports, behind),
+        "read_models": _worst([_read_models(ports, behind), "degraded" if parked else "healthy"]),
     }
-    status = _worst(components)
+    status = _worst(components.values())
     body = HealthBody(
         status=status,
         service="automatos-ai-api",
@@ -113,6 +116,7 @@ async def health(
         timestamp=ports.circumstances.now(),
         components=components,
         read_models=behind,
+        parked=dict(parked),
     )
     return Response(body, status_code=503 if status == "unhealthy" else 200)
 
@@ -189,8 +193,8 @@ def _read_models(ports: Ports, behind: dict[str, int]) -> Health:
     return "degraded" if max(behind.values(), default=0) > LAG_MAX else "healthy"
 
 
-def _worst(components: dict[str, Health]) -> Health:
-    found = set(components.values())
+def _worst(components: Iterable[Health]) -> Health:
+    found = set(components)
     if "unhealthy" in found:
         return "unhealthy"
     return "degraded" if "degraded" in found else "healthy"

@@ -1,6 +1,6 @@
 """The ports of the read side: read models, texts, and how far projectors have come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
@@ -62,6 +62,10 @@ class Progress(Protocol):
     failed: dict[str, str]
 
     def position(self, projector: str) -> int: ...
+    def parked_counts(self) -> Mapping[str, int]:
+        """Count the workspaces that each projector skips, where it skips any."""
+        ...
+
     async def reach(
         self, projector: str, workspace_id: WorkspaceId, position: int, /, *, timeout_s: float
     ) -> int:

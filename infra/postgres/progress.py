@@ -1,6 +1,7 @@
 """How far projectors in other processes have come, as PostgreSQL tells it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -102,6 +103,10 @@ class PostgresProgress:
         """Tell the position that a projector has passed in every partition."""
         partitions = range(self._topic.partitions)
         return min(self._passed.get((projector, partition), 0) for partition in partitions)
+
+    def parked_counts(self) -> Counter[str]:
+        """Count the workspaces that each projector skips, where it skips any."""
+        return Counter(projector for projector, _ in self._parked)
 
     async def reach(
         self, projector: str, workspace_id: WorkspaceId, position: int, /, *, timeout_s: float
