@@ -267,7 +267,8 @@ def serving(world: World) -> None:
         child.send(signal.SIGTERM)
         assert child.wait() == 0, child.output
         events = asyncio.run(check_log(world.settings(chosen), acks.all()))
-        check_calls(events, Counter(call.prompt for call in llm.calls))
+        received = Counter(call.prompt for call in llm.calls)
+        asyncio.run(check_calls(world.settings(chosen), events, received))
     check_rows(open_engine(world.data / "read_models.db"), events)
 
 
@@ -321,21 +322,24 @@ async def runs_ended(settings: Settings, child: Child) -> None:
         await writing.aclose()
 
 
-def check_calls(events: Events, received: Counter[str]) -> None:
+async def check_calls(settings: Settings, events: Events, received: Counter[str]) -> None:
     """See that each step has one outcome, and no call was made again that had one."""
-    told: dict[tuple[int, int], Counter[type]] = defaultdict(Counter)
+    writing = build_writing(settings)
+    prompts: dict[str, str] = {}
+    told: dict[str, Counter[type]] = defaultdict(Counter)
     for each in events:
+        if isinstance(each.event, ModelCallRequested):
+            blob = each.event.prompt
+            prompts[each.event.call_id] = await writing.store.text(each.metadata.workspace_id, blob)
         if isinstance(each.event, ModelCallRequested | ModelCallInDoubt | ModelCallCompleted):
-            subject = each.event.subject
-            told[subject.run_id or 0, subject.step or 0][type(each.event)] += 1
-    completed = [each for each in events if isinstance(each.event, RunCompleted)]
-    assert len(told) == len(completed) * len(MODELS)
-    for facts in told.values():
+            told[prompts[each.event.call_id]][type(each.event)] += 1
+    await writing.aclose()
+    for prompt, facts in told.items():
         assert facts[ModelCallCompleted] == 1
         assert facts[ModelCallRequested] == facts[ModelCallInDoubt] + 1
-    doubts = sum(facts[ModelCallInDoubt] for facts in told.values())
-    assert doubts <= len(MODELS)
-    assert len(told) <= sum(received.values()) <= len(told) + doubts
+        assert 1 <= received[prompt] <= facts[ModelCallRequested]
+    runs = [each for each in events if isinstance(each.event, RunCompleted)]
+    assert len(told) == len(received) == len(runs) * len(MODELS)
 
 
 def check_rows(engine: Engine, events: Events) -> None:
