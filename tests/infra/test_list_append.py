@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from domain.agents import AgentTagged
+from domain.catalog import AnyEvent
 from domain.errors import StreamConflict
 from domain.events import Recorded
 from infra.event_store.store import EventStore
@@ -109,7 +110,7 @@ async def values_after(store: EventStore, first: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _value(recorded: Recorded[object]) -> str:
+def _value(recorded: Recorded[AnyEvent]) -> str:
     assert isinstance(recorded.event, AgentTagged)
     return recorded.event.tags[0]
 
