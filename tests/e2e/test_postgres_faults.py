@@ -187,7 +187,7 @@ async def test_with_a_synchronous_standby_a_failover_loses_nothing_that_was_ackn
                 await site.until_acknowledged(200)
                 await asyncio.to_thread(site.fail_over, spare)
                 await site.until_acknowledged(50)
-            recorded = dict(rows(site.primary.url, RECORDED))
+            recorded = {str(name): at for name, at in rows(site.primary.url, RECORDED)}
             assert site.acknowledged.items() <= recorded.items()
             assert {*recorded.values()} == {*range(1, len(recorded) + 1)}
     record_property(
