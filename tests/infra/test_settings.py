@@ -35,6 +35,12 @@ def test_an_unknown_variable_of_ours_is_refused_by_its_name(name: str) -> None:
         ("AUTOMATOS_LLM_STREAM", "perhaps"),
         ("AUTOMATOS_BODY_MAX", "0"),
         ("AUTOMATOS_BODY_MAX", "1MiB"),
+        ("CLERK_JWKS_URL", "http://clerk.example/jwks.json"),
+        ("CLERK_JWKS_URL", "https://user:word@clerk.example"),
+        ("CLERK_ISSUER", "clerk.example"),
+        ("CLERK_AUTHORIZED_PARTIES", "app.example"),
+        ("CLERK_AUTHORIZED_PARTIES", "https://app.example/"),
+        ("CLERK_AUTHORIZED_PARTIES", "https://app.example,,https://b.example"),
     ],
 )
 def test_a_malformed_variable_is_refused_with_its_name_and_value(name: str, value: str) -> None:
@@ -83,7 +89,7 @@ def test_secrets_are_told_to_be_there_and_no_more() -> None:
 
 def test_a_setting_that_is_a_key_is_a_secret() -> None:
     keys = {name for name in Settings.__struct_fields__ if name.endswith("_api_key")}
-    assert keys | {"database_url", "redis_url"} == SECRETS
+    assert keys | {"clerk_jwt_key", "database_url", "redis_url"} == SECRETS
 
 
 @pytest.mark.parametrize("value", ["yes", "no", ""])
