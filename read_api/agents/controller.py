@@ -1,0 +1,284 @@
+"""The routes."""
+
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, Response, delete, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromQuery, JSONBody, QueryParameter
+
+from commands.agents import AgentCommands, ArchiveAgent, ChangeAgent, RegisterAgent
+from commands.transact import Issued
+from domain.agents import AGENT_TYPES, AgentId, AgentStatus
+from projections.agents import AgentFilter, AgentRow, agent, agent_counts, agent_page
+from projections.runs import work_of_agents
+from projections.usage import usage_of_agents
+from read_api.accepted import accepted
+from read_api.agents.answers import (
+    AgentBody,
+    Message,
+    ModelConfigBody,
+    ModelUsageBody,
+    StatsBody,
+    StatusBody,
+    TypesBody,
+    answered,
+    body_of,
+    usage_stats,
+)
+from read_api.agents.bodies import (
+    AgentUpdate,
+    NewAgent,
+    NewModelConfig,
+    SwitchedModel,
+    change_of,
+    profile_of,
+    refuse_unknown_parts,
+)
+from read_api.asked import ApiRequest
+from read_api.errors import missing
+from read_api.lane import SHORT
+from read_api.view import EntityId, View
+
+BODY_MAX = 1024 * 1024
+PAGE_MAX = 1_000
+
+Skip = Annotated[int, QueryParameter(ge=0, le=2**53)]
+Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)]
+
+
+class AgentController(Controller):
+    path = "/api/agents"
+    tags = ("agents",)
+    request_max_body_size = BODY_MAX
+
+    @post("/", summary="Register an agent", opt=SHORT)
+    async def register(
+        self,
+        data: JSONBody[NewAgent],
+        request: ApiRequest,
+    ) -> Response[AgentBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
+        refuse_unknown_parts(data)
+        outcome = await agent_commands.register(RegisterAgent(profile=profile_of(data)), issued)
+        answer = outcome.answer
+        return accepted(outcome, answered(answer, view), answer.version, 201)
+
+    @get("/", summary="List agents, newest first")
+    async def list_agents(
+        self,
+        request: ApiRequest,
+        wanted: NamedDependency[AgentFilter],
+        skip: Skip = 0,
+        limit: Limit = 100,
+    ) -> Response[list[AgentBody]]:
+        view = request.view
+        await view.fresh("agents", "runs", "usage")
+        rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
+        bodies = await _bodies(view, rows)
+        return view.response(bodies, **{"X-Total-Count": str(total)})
+
+    @get("/available", summary="List agents that can be given work")
+    async def available(
+        self,
+        request: ApiRequest,
+        skip: Skip = 0,
+        limit: Limit = 100,
+    ) -> Response[list[AgentBody]]:
+        view = request.view
+        await view.fresh("agents", "runs", "usage")
+        wanted = AgentFilter(status="active")
+        rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
+        bodies = await _bodies(view, rows)
+        return view.response(bodies, **{"X-Total-Count": str(total)})
+
+    @get("/types", summary="List the known kinds of agents")
+    async def types(self) -> TypesBody:
+        return TypesBody(list(AGENT_TYPES), AGENT_TYPES)
+
+    @get("/stats", summary="Count agents")
+    async def stats(
+        self,
+        request: ApiRequest,
+    ) -> Response[StatsBody]:
+        view = request.view
+        await view.fresh("agents")
+        counts = await view.ask(agent_counts)
+        body = StatsBody(
+            total_agents=counts.total,
+            active_agents=counts.active,
+            inactive_agents=counts.total - counts.active,
+            agents_by_type=counts.by_type,
+            timestamp=view.now(),
+        )
+        return view.response(body)
+
+    @get("/{agent_id:int}", summary="Read an agent")
+    async def read(
+        self,
+        agent_id: EntityId,
+        request: ApiRequest,
+    ) -> Response[AgentBody]:
+        view = request.view
+        await view.fresh("agents", "runs", "usage")
+        row = await _found(view, agent_id)
+        (body,) = await _bodies(view, [row])
+        return view.response(body, ETag=f'"{row.version}"')
+
+    @put("/{agent_id:int}", summary="Change an agent")
+    async def change(
+        self,
+        agent_id: EntityId,
+        data: JSONBody[AgentUpdate],
+        request: ApiRequest,
+    ) -> Response[AgentBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
+        refuse_unknown_parts(data)
+        outcome = await agent_commands.change(change_of(AgentId(agent_id), data), issued)
+        answer = outcome.answer
+        used = await view.ask(usage_of_agents, [agent_id])
+        worked = await view.ask(work_of_agents, [agent_id])
+        body = answered(answer, view, used.get(agent_id), worked.get(agent_id))
+        return accepted(outcome, body, answer.version, 200)
+
+    @delete("/{agent_id:int}", status_code=200, summary="Archive an agent; its history stays")
+    async def archive(
+        self,
+        agent_id: EntityId,
+        request: ApiRequest,
+    ) -> Response[Message]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        command = ArchiveAgent(agent_id=AgentId(agent_id))
+        outcome = await agent_commands.archive(command, issued)
+        message = Message(f"Agent {outcome.answer.name} deleted successfully")
+        return accepted(outcome, message, outcome.answer.version, 200)
+
+    @get("/{agent_id:int}/status", summary="Read an agent's status")
+    async def status(
+        self,
+        agent_id: EntityId,
+        request: ApiRequest,
+    ) -> Response[StatusBody]:
+        view = request.view
+        await view.fresh("agents")
+        row = await _found(view, agent_id)
+        body = StatusBody(
+            agent_id=agent_id,
+            name=row.profile.name,
+            status=row.profile.status,
+            updated_at=row.updated_at,
+        )
+        return view.response(body)
+
+    @get("/{agent_id:int}/model-config", summary="Read which model an agent uses")
+    async def model_config(
+        self,
+        agent_id: EntityId,
+        request: ApiRequest,
+    ) -> Response[ModelConfigBody]:
+        view = request.view
+        await view.fresh("agents", "usage")
+        row = await _found(view, agent_id)
+        used = await view.ask(usage_of_agents, [agent_id])
+        body = ModelConfigBody(
+            agent_id=agent_id,
+            agent_name=row.profile.name,
+            model_config=row.profile.model or view.default_model,
+            model_usage_stats=usage_stats(used.get(agent_id)),
+        )
+        return view.response(body, ETag=f'"{row.version}"')
+
+    @put("/{agent_id:int}/model-config", summary="Give an agent another model")
+    async def configure_model(
+        self,
+        agent_id: EntityId,
+        data: JSONBody[NewModelConfig],
+        request: ApiRequest,
+    ) -> Response[ModelConfigBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
+        command = ChangeAgent(agent_id=AgentId(agent_id), model=data.known())
+        return await _configured(command, agent_commands, issued, view)
+
+    @post("/{agent_id:int}/switch-model", status_code=200, summary="Switch to another model")
+    async def switch_model(
+        self,
+        agent_id: EntityId,
+        data: JSONBody[SwitchedModel],
+        request: ApiRequest,
+    ) -> Response[ModelConfigBody]:
+        agent_commands = request.commands.agents
+        issued = await request.issued()
+        view = request.view
+        await view.fresh("agents")
+        row = await _found(view, agent_id)
+        known = row.profile.model or view.default_model
+        given = {n: v for n, v in msgspec.structs.asdict(data).items() if v is not None}
+        model = msgspec.structs.replace(known, **given)
+        command = ChangeAgent(agent_id=AgentId(agent_id), model=model)
+        return await _configured(command, agent_commands, issued, view)
+
+    @get("/{agent_id:int}/model-usage", summary="Read what an agent's model calls came to")
+    async def model_usage(
+        self,
+        agent_id: EntityId,
+        request: ApiRequest,
+    ) -> Response[ModelUsageBody]:
+        view = request.view
+        await view.fresh("agents", "usage")
+        row = await _found(view, agent_id)
+        used = await view.ask(usage_of_agents, [agent_id])
+        body = ModelUsageBody(
+            agent_id=agent_id,
+            agent_name=row.profile.name,
+            current_model=(row.profile.model or view.default_model).model_id,
+            usage_stats=usage_stats(used.get(agent_id)),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+        return view.response(body)
+
+
+def provide_filter(
+    status: FromQuery[AgentStatus | None] = None,
+    agent_type: Annotated[str | None, QueryParameter(max_length=255)] = None,
+    search: Annotated[str | None, QueryParameter(max_length=255)] = None,
+    tag: Annotated[str | None, QueryParameter(max_length=255)] = None,
+) -> AgentFilter:
+    return AgentFilter(status=status, agent_type=agent_type, search=search, tag=tag)
+
+
+async def _configured(
+    command: ChangeAgent, agent_commands: AgentCommands, issued: Issued, view: View
+) -> Response[ModelConfigBody]:
+    outcome = await agent_commands.change(command, issued)
+    answer = outcome.answer
+    assert answer.profile.model is not None
+    used = await view.ask(usage_of_agents, [command.agent_id])
+    body = ModelConfigBody(
+        agent_id=command.agent_id,
+        agent_name=answer.profile.name,
+        model_config=answer.profile.model,
+        model_usage_stats=usage_stats(used.get(command.agent_id)),
+    )
+    return accepted(outcome, body, answer.version, 200)
+
+
+async def _found(view: View, agent_id: int) -> AgentRow:
+    row = await view.ask(agent, agent_id)
+    if row is None:
+        raise missing("Agent")
+    return row
+
+
+async def _bodies(view: View, rows: list[AgentRow]) -> list[AgentBody]:
+    ids: list[int] = [row.agent_id for row in rows]
+    used = await view.ask(usage_of_agents, ids)
+    worked = await view.ask(work_of_agents, ids)
+    return [body_of(row, view, used.get(row.agent_id), worked.get(row.agent_id)) for row in rows]
