@@ -290,6 +290,8 @@ def wire_app(
             closing=closing,
             projector_names=lambda: [projector.name for projector in PROJECTORS],
             body_max=settings.body_max,
+            streams_per_workspace=settings.streams_per_workspace,
+            streams_per_key=settings.streams_per_key,
             surroundings=sight.surroundings,
         ),
         on_startup=[on_startup],

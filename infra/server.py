@@ -17,6 +17,7 @@ from infra.cli.shared import user_name
 from infra.composition import Installation, build_app, build_installation
 from infra.failpoints import answering
 from infra.lock import FolderLock
+from infra.protocol import Http
 from infra.settings import Settings
 
 CONNECTIONS_DRAIN_S = 5
@@ -62,7 +63,7 @@ def uvicorn_config(app: object, *, drain_s: int = CONNECTIONS_DRAIN_S) -> uvicor
     return uvicorn.Config(
         answering(app),  # type: ignore[arg-type]
         loop="uvloop",
-        http="httptools",
+        http=Http,
         lifespan="on",
         log_config=None,
         access_log=False,

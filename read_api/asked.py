@@ -15,6 +15,7 @@ from commands.transact import Issued
 from commands.workflows import WorkflowCommands
 from read_api.auth import Admitted, Principal, issued
 from read_api.bodies import StrictRequest
+from read_api.streams import Places
 from read_api.view import Ports, View
 
 
@@ -30,6 +31,7 @@ class Shared(NamedTuple):
     ports: Ports
     commands: Commands
     closing: Callable[[], bool]
+    places: Places
 
 
 class ApiRequest(StrictRequest):
@@ -53,6 +55,11 @@ class ApiRequest(StrictRequest):
     @property
     def closing(self) -> Callable[[], bool]:
         return self.shared.closing
+
+    @property
+    def places(self) -> Places:
+        """Of live streams."""
+        return self.shared.places
 
     @property
     def admitted(self) -> Admitted:

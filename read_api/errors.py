@@ -92,6 +92,13 @@ class BadBody(ApiError):
     code = "bad_body"
 
 
+class TooManyStreams(ApiError):
+    """As many live streams are open as a key, or a workspace, may have at once."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_streams"
+
+
 STATUS: dict[type[Exception], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     AlreadyExists: HTTPStatus.CONFLICT,
@@ -129,6 +136,8 @@ def of_api(error: ApiError) -> ProblemDetailsException:
     problem = _problem(error.status, error.code, str(error), error.pointer)
     if error.status == HTTPStatus.UNAUTHORIZED:
         problem.headers = {"WWW-Authenticate": 'Bearer realm="automatos"'}
+    elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        problem.headers = {"Retry-After": RETRY_AFTER_S}
     return problem
 
 

@@ -1,7 +1,7 @@
 """The log itself: pages of it, and the live stream. Both are read by global position."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from time import monotonic
 from typing import Annotated, Any
@@ -11,7 +11,6 @@ import msgspec
 from litestar import Controller, Request, Response, get
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, QueryParameter
-from litestar.response import Stream
 
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
@@ -20,13 +19,19 @@ from read_api.asked import ApiRequest
 from read_api.auth import Principal
 from read_api.errors import BadCursor, BadParameter
 from read_api.reads import EventLog
+from read_api.streams import EventStream
 from read_api.view import POSITION
 
 PAGE_MAX = 1_000
 SCANNED_MAX = 10_000
 """Events one request looks through for those that its filters want."""
 
+STREAM_PAGE_FIRST = 8
 STREAM_PAGE_MAX = 200
+STREAM_PAGE_BYTES_MAX = 128 * 1024
+"""Events read at once for a stream, and what they may come to: a page is in memory until the
+client has taken it. The first one is small, because nothing is known of their sizes yet."""
+
 HEARTBEAT_S = 15.0
 RETRY_MS = 3_000
 RETRY_SOON_MS = 2_000
@@ -129,7 +134,7 @@ class EventController(Controller):
         wanted: NamedDependency[EventFilter],
         after: Cursor = None,
         last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
-    ) -> Stream:
+    ) -> EventStream:
         """Send what comes after `Last-Event-ID`, else after `after`, else from the beginning."""
         principal = request.principal
         event_log = request.ports.log
@@ -139,7 +144,7 @@ class EventController(Controller):
             begin = _position(after, "/query/after")
         frames = follow(event_log, principal, wanted, after=begin, closing=request.closing)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return Stream(frames, media_type="text/event-stream", headers=headers)
+        return EventStream(frames, principal, request.places, headers=headers)
 
 
 def provide_filter(
@@ -168,7 +173,7 @@ async def follow(
     after: int,
     closing: Callable[[], bool],
     heartbeat_s: float = HEARTBEAT_S,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Give the log's events as SSE frames, and then new ones as they come.
 
     What is sent is always read from the log, so a frame is neither lost nor
@@ -180,19 +185,36 @@ async def follow(
         yield b'event: reset\ndata: {"reason": "the position is beyond the log\'s end"}\n\n'
         after = 0
     quiet_since = asyncio.get_running_loop().time()
+    limit = STREAM_PAGE_FIRST
     while not closing():
         seen = event_log.last_write(workspace_id)
-        page = await event_log.read_workspace(workspace_id, after=after, limit=STREAM_PAGE_MAX)
-        frames = b"".join(_frame(recorded) for recorded in page if wanted.wants(recorded))
+        frames, passed, count = await _read(event_log, principal, wanted, after, limit)
         now = asyncio.get_running_loop().time()
         if frames or now - quiet_since >= heartbeat_s:
             quiet_since = now
             yield frames or b": heartbeat\n\n"
-        if page:
-            after = page[-1].global_position
+        if count:
+            after, limit = passed, _fitting(limit, len(frames) // count)
         else:
             await _news(event_log, workspace_id, seen, timeout_s=min(POLL_S, heartbeat_s))
     yield f"retry: {RETRY_SOON_MS}\n\n".encode()
+
+
+async def _read(
+    event_log: EventLog, principal: Principal, wanted: EventFilter, after: int, limit: int
+) -> tuple[bytes, int, int]:
+    """Read a page as frames, which are all that is kept of it while the client takes them; tell
+    also the position passed and how many events there were.
+    """
+    page = await event_log.read_workspace(principal.workspace_id, after=after, limit=limit)
+    frames = b"".join(_frame(recorded) for recorded in page if wanted.wants(recorded))
+    return frames, page[-1].global_position if page else after, len(page)
+
+
+def _fitting(limit: int, event_bytes: int) -> int:
+    """Tell how many events the next page may have, if they are as large as the last ones."""
+    fitting = STREAM_PAGE_BYTES_MAX // max(1, event_bytes)
+    return max(1, min(2 * limit, fitting, STREAM_PAGE_MAX))
 
 
 async def _news(

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from random import Random
 from typing import Any
 
 import httpx
 import pytest
 
+from infra.settings import Settings
 from read_api.auth import Principal
 from read_api.events import EventFilter, follow
 from tests.read_api.conftest import WAIT_MAX_S, Served, Tenant, assert_problem, until
@@ -218,6 +219,27 @@ async def test_a_stream_needs_a_key_and_its_workspace(tenant: Tenant, other: Ten
     )
     foreign = await tenant.http.get(STREAM, headers={"X-Workspace-ID": other.workspace_id})
     assert_problem(foreign, 403, "foreign_workspace")
+
+
+async def test_a_key_that_has_too_many_streams_gets_another_one_when_one_has_ended(
+    tenant: Tenant,
+) -> None:
+    async with AsyncExitStack() as stack:
+        # All are kept: one that nobody holds any more is closed.
+        opened = [
+            await stack.enter_async_context(streaming(tenant.http))
+            for _ in range(Settings().streams_per_key)
+        ]
+        refused = await tenant.http.get(STREAM)
+        assert {answer.status_code for answer, _ in opened} == {200}
+        assert_problem(refused, 429, "too_many_streams")
+        assert refused.headers["retry-after"] == "2"
+
+    async def there_is_a_place() -> bool:
+        async with streaming(tenant.http) as (answer, _):
+            return answer.status_code == 200
+
+    await until(there_is_a_place)
 
 
 async def test_another_workspace_s_stream_gives_nothing_of_it(
