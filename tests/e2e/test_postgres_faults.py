@@ -17,11 +17,13 @@ from commands.agents import AgentAnswer, AgentCommands, ChangeAgent
 from commands.transact import CommandError, Issued, Outcome, StorageFull, StorageUnavailable
 from domain.agents import AGENT, AgentChanges
 from domain.errors import NameIsTaken
+from domain.events import WorkspaceId
 from infra.event_store.codec import Codec
 from infra.event_store.lane import Append
 from infra.event_store.postgres import PostgresLog
 from infra.event_store.postgres_batch import find
 from infra.event_store.postgres_committer import TRIES_MAX
+from infra.ids import new_uuid
 from infra.intake import Intake
 from infra.parking import parked
 from infra.postgres.connections import ANSWER_WAIT_S, CONNECTING, BoundedConnection
@@ -29,6 +31,7 @@ from infra.postgres.migrations import migrate
 from infra.projecting import Applier
 from infra.vault import Vault
 from read_api.health import PROBE_MAX_S
+from tests.api_processes import agent, projected, serving
 from tests.contracts.stores import ACME
 from tests.e2e.full_disk import CHUNK, can_mount, small_disk
 from tests.infra.test_postgres_log import commanding, issued, named, one, opened, rows
@@ -96,6 +99,26 @@ async def told_in_time(agents: AgentCommands, log: PostgresLog) -> None:
         keyed = (register(agents, key, key) for key in KEYS)
         refusals = await asyncio.gather(register(agents, "unkeyed"), *keyed, return_exceptions=True)
     assert {type(refusal) for refusal in refusals} == {StorageUnavailable}
+
+
+async def test_an_api_whose_server_hangs_says_so_in_time_and_is_ready_again_after_it(
+    private_postgres: Private, tmp_path: Path
+) -> None:
+    server = private_postgres(fsync=False)
+    async with projected(server.url, tmp_path) as installation:
+        key = await installation.key(WorkspaceId(new_uuid()))
+        async with serving(installation, tmp_path, 1) as api, api.client(key) as client:
+            await agent(client)
+            server.pause()
+            try:
+                async with asyncio.timeout(3 * PROBE_MAX_S):
+                    assert (await client.get("/health/ready")).status_code == 503
+                    assert (await client.get("/health/live")).status_code == 200
+            finally:
+                server.resume()
+            async with asyncio.timeout(HEAL_MAX_S):
+                assert (await client.get("/health/ready")).status_code == 200
+                await agent(client, "Bob")
 
 
 # A server that is lost, and its standby in its place.
