@@ -12,6 +12,11 @@ PREFIX = "AUTOMATOS_"
 UNPREFIXED = frozenset(
     {
         "ANTHROPIC_API_KEY",
+        "CLERK_AUDIENCE",
+        "CLERK_AUTHORIZED_PARTIES",
+        "CLERK_ISSUER",
+        "CLERK_JWKS_URL",
+        "CLERK_JWT_KEY",
         "DATABASE_URL",
         "DATA_DIR",
         "HUGGINGFACE_API_KEY",
@@ -32,6 +37,8 @@ FOREIGN = frozenset({"POSTGRES_ENABLE_DB_FUNCTIONS"})
 SECRETS = frozenset(
     {
         "anthropic_api_key",
+        # A public key; but who pastes the wrong one should not read it in a log.
+        "clerk_jwt_key",
         "database_url",
         "huggingface_api_key",
         "openai_api_key",
@@ -68,6 +75,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
         streams_per_workspace, streams_per_key: Live streams at once in one process.
+        streams_per_workspace, streams_per_key: Live streams at once in one process.
+        clerk_jwks_url: Where Clerk's keys are fetched; empty for the issuer's own place.
+        clerk_issuer: The only one whose session tokens are accepted; empty for none.
+        clerk_audience: Asked for in `aud`; empty for any.
+        clerk_jwt_key: Clerk's public key in PEM form: nothing is fetched then.
+        clerk_authorized_parties: Origins, separated by commas, that `azp` may name.
     """
 
     data_dir: Path = Path("data")
@@ -98,6 +111,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
     streams_per_workspace: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
     streams_per_key: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
+    streams_per_workspace: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
+    streams_per_key: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
+    clerk_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#]+)$")] = ""
+    clerk_issuer: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#?]+)$")] = ""
+    clerk_audience: str = ""
+    clerk_jwt_key: str = ""
+    clerk_authorized_parties: Annotated[
+        str, msgspec.Meta(pattern=r"^(|https?://[^\s,/]+( *, *https?://[^\s,/]+)*)$")
+    ] = ""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":
