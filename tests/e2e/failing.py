@@ -39,7 +39,6 @@ APPEND = "append"
 """Not one of `automatos`: see `append`."""
 
 HOLDER = "Ada Lovelace"
-ROUNDS = 12
 AT_ONCE = 4
 
 PARTS = (
@@ -208,7 +207,7 @@ def _change_places(output: str, env: Mapping[str, str]) -> None:
 def _run(arguments: list[str]) -> int:
     try:
         if arguments[0] == APPEND:
-            asyncio.run(append(Path(arguments[1])))
+            asyncio.run(append(Path(arguments[1]), int(arguments[2])))
         else:
             sys.argv = ["automatos", *arguments]
             __main__.main()
@@ -220,15 +219,20 @@ def _run(arguments: list[str]) -> int:
 # A process that has commands carried out, and notes each that it was told is done.
 
 
-async def append(acknowledged: Path) -> None:
-    """Have agents registered and runs started, several at once, some with names that are taken."""
+async def append(acknowledged: Path, rounds: int) -> None:
+    """Have agents registered and runs started, several at once, some with names that are taken.
+
+    Args:
+        acknowledged: The file for what was done.
+        rounds: How often.
+    """
     writing = build_writing(Settings.from_env())
     try:
         workspace_id = await writing.local_workspace()
         await writing.create_key(workspace_id, "a key", HOLDER)
         workflow_id = await published(writing, workspace_id, ())
         with acknowledged.open("a") as file:
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 await asyncio.gather(*_round(writing, workspace_id, workflow_id, Notes(file)))
     finally:
         await writing.aclose()

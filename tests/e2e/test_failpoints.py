@@ -63,6 +63,12 @@ HITS = (1, *(pytest.param(hit, marks=pytest.mark.long) for hit in range(2, 6)))
 PATIENCE_S = 5.0
 """How long a process that serves is given to pass a point more than once; not all are."""
 
+ROUNDS, MANY_ROUNDS = "12", "2000"
+"""Of commands; many where something has to happen meanwhile."""
+
+LATER = 10
+"""Passages of a point after which commands of every kind are under way."""
+
 AT_STOP = {"lease.before_release", "lease.after_release", "supervisor.stopping"}
 """Points that are passed when a process is told to stop; `AT_ONCE`: when it is told again."""
 
@@ -115,22 +121,31 @@ class World:
         assert child.wait() == 0, child.output
         return child.output
 
-    def fail(self, *arguments: str, **settings: str) -> Child:
-        wanted = {VARIABLE: f"{self.point}:{self.hit}:kill"}
-        return self.start(*arguments, **settings, **wanted)
+    def wanted(self, later: int = 0) -> dict[str, str]:
+        """Spell where to be killed: so many passages later than this world's."""
+        return {VARIABLE: f"{self.point}:{self.hit + later}:kill"}
 
-    def killed(self, child: Child, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def fail(self, *arguments: str, **settings: str) -> Child:
+        return self.start(*arguments, **settings, **self.wanted())
+
+    def killed(
+        self,
+        child: Child,
+        meanwhile: Callable[[], object] = lambda: None,
+        *,
+        surely: bool = True,
+    ) -> None:
         """Do something again and again until a process is killed at the point.
 
         Not every point is passed more than once: then a process may end, or is killed later.
         """
-        began = monotonic()
+        surely, began = surely and self.hit == 1, monotonic()
         while not child.has_ended(0.05):
             meanwhile()
-            if self.hit > 1 and monotonic() - began > PATIENCE_S:
+            if not surely and monotonic() - began > PATIENCE_S:
                 child.kill()
             assert monotonic() - began < WAIT_MAX_S, f"{self.point} in vain: {child.output}"
-        expected = {-signal.SIGKILL} if self.hit == 1 else {-signal.SIGKILL, 0}
+        expected = {-signal.SIGKILL} if surely else {-signal.SIGKILL, 0}
         assert child.wait() in expected, child.output
 
     def end(self) -> None:
@@ -173,15 +188,20 @@ def appending_to_postgres(world: World) -> None:
 
 
 def append(world: World, chosen: dict[str, str]) -> None:
-    child = world.fail(APPEND, str(world.acknowledged), **chosen)
-    world.killed(child, partial(cut, world, chosen) if world.point in IN_DOUBT else lambda: None)
-    world.run(APPEND, str(world.acknowledged), **chosen)
+    # The second time commands of every kind are under way, if the point is passed so often.
+    rounds = MANY_ROUNDS if world.point in IN_DOUBT else ROUNDS
+    for later, surely in ((0, True), (LATER, False)):
+        before = len(acknowledged(world))
+        settings = chosen | world.wanted(later)
+        child = world.start(APPEND, str(world.acknowledged), rounds, **settings)
+        world.killed(child, partial(cut, world, chosen, before), surely=surely)
+    world.run(APPEND, str(world.acknowledged), ROUNDS, **chosen)
     asyncio.run(check_log(world.settings(chosen), acknowledged(world)))
 
 
-def cut(world: World, chosen: dict[str, str]) -> None:
-    """End all connections to the database, once commands go on."""
-    if acknowledged(world):
+def cut(world: World, chosen: dict[str, str], before: int) -> None:
+    """End all connections to the database, if that leads to the point, once commands go on."""
+    if world.point in IN_DOUBT and len(acknowledged(world)) > before:
         with psycopg.connect(chosen["DATABASE_URL"], autocommit=True) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
