@@ -25,6 +25,7 @@ NO_SLICE = {
         "reads",
         "streams",
         "texts",
+        "tickets",
         "view",
     },
 }
