@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, ClassVar, TypeAlias
 
 import pytest
-from sqlalchemy import BigInteger, Column, Engine, Table, Text, create_engine
+from sqlalchemy import BigInteger, Column, Engine, Table, Text, create_engine, delete
 from sqlalchemy.schema import MetaData
 
 from domain.agents import AGENT, AgentId, AgentProfile, AgentRegistered, AgentTagged
@@ -28,7 +28,7 @@ from infra.postgres.connections import sqlalchemy_url
 from infra.postgres.migrations import migrate, secure
 from infra.read_store import digest, open_engine
 from infra.vault import Vault
-from projections.projector import Batch
+from projections.projector import READ_MODELS, Batch
 from tests.projections.tables import PROJECTORS
 from tests.strategies import START
 
@@ -84,6 +84,13 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Engine:
     if kind == "sqlite":
         return in_file(request.getfixturevalue("tmp_path"))
     return in_postgres(request.getfixturevalue("postgres_url"))
+
+
+def emptied(engine: Engine) -> None:
+    """Forget all that was projected."""
+    with engine.begin() as connection:
+        for table in READ_MODELS.tables.values():
+            connection.execute(delete(table))
 
 
 def hashes(engine: Engine) -> dict[str, str]:

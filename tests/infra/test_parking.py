@@ -1,17 +1,19 @@
 """Parked workspaces get their read model back: mended, or without the event at fault."""
 
 import asyncio
+import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import Engine, select
-from structlog.testing import capture_logs
 
 from domain.agents import AGENT, AgentId, AgentProfile, AgentRegistered
 from domain.events import WorkspaceId
+from infra import parking
 from infra.event_store.codec import Codec, Stored
 from infra.event_store.lane import Append
 from infra.event_store.memory import MemoryLog
@@ -20,16 +22,18 @@ from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
 from infra.event_store.unreadable import readable
 from infra.kafka.records import partition_of
-from infra.parking import Place, bring_back, parked
+from infra.parking import Place, Rows, Unparker, bring_back, parked
 from infra.postgres import reads
 from infra.postgres.migrations import migrate
-from infra.projecting import Applier, Slice
+from infra.projecting import RETRY_AFTER_S, Applier, Slice
 from infra.read_store import open_engine
 from infra.settings import Settings
 from infra.vault import Vault
 from projections.agents import AgentsProjector, agents
 from tests.e2e.installation import ROOT, WAIT_MAX_S, environment
-from tests.projecting import Diary, Fact, new_rows, opened
+from tests.projecting import Diary, Fact, new_rows
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 ACME, GLOBEX = WorkspaceId("acme"), WorkspaceId("globex")
 TOO_LARGE = 2**70
@@ -49,19 +53,6 @@ FACTS = [
     registered(ACME, 5, "worse"),
     registered(ACME, 6, "d"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with capture_logs():
-        yield
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    engine = opened(request.param, request)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture
@@ -119,7 +110,170 @@ async def test_what_the_checkpoint_has_not_passed_is_left_to_the_projector(
     assert noted(engine) == [1, 2, 3, 4, 5, 6]
 
 
+async def test_what_was_missed_is_projected_a_page_at_a_time(
+    rows: Log, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await apply(rows, engine, Diary(poison="bad"))
+    monkeypatch.setattr(parking, "PAGE_MAX", 2)
+    again = await bring_back(rows, engine, Place(Diary(poison="d"), ACME, 0))
+    assert again is not None
+    assert again.position == 6
+    assert noted(engine) == [1, 2, 3, 4, 5]
+    assert await bring_back(rows, engine, Place(Diary(), ACME, 0)) is None
+    assert noted(engine) == [1, 2, 3, 4, 5, 6]
+
+
+class Growing:
+    """A log that is appended to, and projected, while it is read: each look shows more of it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._end = 3
+
+    async def head(self) -> int:
+        self._end = min(await self._log.head(), self._end + 1)
+        return self._end
+
+    async def workspace(self, workspace_id: str, *, after: int, limit: int) -> list[Stored]:
+        found = await self._log.workspace(workspace_id, after=after, limit=limit)
+        return [row for row in found if row.global_position <= self._end]
+
+
+async def test_what_is_recorded_while_it_is_brought_back_is_not_left_out(
+    rows: Log, engine: Engine
+) -> None:
+    await apply(rows, engine, Diary(poison="bad"))
+    assert await bring_back(Growing(rows), engine, Place(Diary(), ACME, 0)) is None
+    assert noted(engine) == [1, 2, 3, 4, 5, 6]
+    assert parked(engine) == []
+
+
+# By itself.
+
+
+class Trying(NamedTuple):
+    """A projector that has parked a workspace, and what tries it again.
+
+    Attributes:
+        now: The clock, in seconds.
+    """
+
+    diary: Diary
+    applier: Applier
+    unparker: Unparker
+    now: list[float]
+
+    async def after(self, pause_s: float) -> bool:
+        """Let time pass; tell if it was tried."""
+        self.now[0] += pause_s
+        return await self.unparker.try_again(self.applier)
+
+
+async def trying(rows: Rows, engine: Engine, diary: Diary) -> Trying:
+    now, codec = [0.0], Codec(Vault())
+    applier = Applier(engine, [diary], clock=lambda: now[0])
+    stored = [*await rows.workspace(ACME, after=0, limit=9)]
+    stored += await rows.workspace(GLOBEX, after=0, limit=9)
+    events = sorted((readable(codec, row) for row in stored), key=lambda r: r.global_position)
+    applier.apply(Slice(events))
+    return Trying(diary, applier, Unparker(rows, engine, codec), now)
+
+
+async def test_it_is_tried_again_three_times_before_an_operator_is_called_once(
+    rows: Log, engine: Engine, quiet: list[MutableMapping[str, Any]]
+) -> None:
+    slice_ = await trying(rows, engine, Diary(poison="bad"))
+    assert noted(engine) == [1, 3]
+    for pause_s in RETRY_AFTER_S:
+        assert [log["log_level"] for log in quiet if log["log_level"] == "error"] == []
+        assert not await slice_.after(pause_s - 0.5)
+        assert await slice_.after(0.5)
+    assert not await slice_.after(3_600)
+    [found] = parked(engine)
+    assert (found.position, found.tries_left) == (2, 0)
+    [alert] = [log for log in quiet if log["log_level"] == "error"]
+    assert (alert["projector"], alert["workspace_id"], alert["position"]) == ("diary", ACME, 2)
+
+
+async def test_a_fault_that_has_passed_needs_no_operator(
+    rows: Log, engine: Engine, quiet: list[MutableMapping[str, Any]]
+) -> None:
+    slice_ = await trying(rows, engine, Diary(poison="bad"))
+    await slice_.after(RETRY_AFTER_S[0])
+    slice_.diary.poison = ""
+    assert await slice_.after(RETRY_AFTER_S[1])
+    assert noted(engine) == [1, 2, 3, 4, 5, 6]
+    assert parked(engine) == []
+    assert {log["log_level"] for log in quiet} == {"warning"}
+
+
+async def test_another_event_at_fault_gets_tries_of_its_own(rows: Log, engine: Engine) -> None:
+    slice_ = await trying(rows, engine, Diary(poison="bad"))
+    await slice_.after(RETRY_AFTER_S[0])
+    slice_.diary.poison = "worse"
+    await slice_.after(RETRY_AFTER_S[1])
+    [found] = parked(engine)
+    assert (found.position, found.tries_left) == (5, len(RETRY_AFTER_S))
+
+
+async def test_whoever_projects_next_goes_on_with_the_tries_that_are_left(
+    rows: Log, engine: Engine
+) -> None:
+    before = await trying(rows, engine, Diary(poison="bad"))
+    await before.after(RETRY_AFTER_S[0])
+    applier = Applier(engine, [Diary()], clock=lambda: before.now[0])
+    applier.take_up(belongs=lambda workspace_id: workspace_id != ACME)
+    assert applier.waiting == {}
+    applier.take_up()
+    slice_ = before._replace(applier=applier)
+    assert not await slice_.after(RETRY_AFTER_S[1] - 0.5)
+    assert await slice_.after(0.5)
+    assert parked(engine) == []
+
+
+async def test_what_an_operator_has_settled_is_not_tried_again(rows: Log, engine: Engine) -> None:
+    slice_ = await trying(rows, engine, Diary(poison="bad"))
+    again = await bring_back(rows, engine, Place(slice_.diary, ACME, 0))
+    slice_.diary.poison = ""
+    await slice_.after(RETRY_AFTER_S[0])
+    assert parked(engine) == [again]
+    assert slice_.applier.waiting == {}
+
+
+async def test_what_cannot_pass_is_not_tried_again(
+    engine: Engine, quiet: list[MutableMapping[str, Any]]
+) -> None:
+    unreadable = readable(Codec(Vault()), Stored(1, "agent-acme+1", 1, "agent_moulted", b"\xff"))
+    applier = Applier(engine, [Diary(), AgentsProjector()])
+    applier.apply(Slice([unreadable]))
+    [too_large] = new_rows([registered(GLOBEX, TOO_LARGE)])
+    stored = Stored(2, *too_large[:4])
+    applier.apply(Slice([readable(Codec(Vault()), stored)]))
+    found = [(each.projector, each.workspace_id, each.tries_left) for each in parked(engine)]
+    assert found == [("agents", ACME, 0), ("agents", GLOBEX, 0), ("diary", ACME, 0)]
+    assert applier.waiting == {}
+    assert [log["log_level"] for log in quiet] == ["error"] * 3
+
+
 # On the command line, in a folder and in PostgreSQL.
+
+
+PROJECTOR = """
+import json, sys
+from contextlib import redirect_stdout
+from io import StringIO
+from infra.cli.projector import app
+
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    with redirect_stdout(StringIO()) as told:
+        try:
+            app(arguments)
+        except SystemExit as end:
+            answers.append((end.code, told.getvalue()))
+print(json.dumps(answers))
+"""
+"""Imports what it needs once: that takes longer than all the commands."""
 
 
 class Installation:
@@ -171,9 +325,10 @@ class Installation:
         engine.dispose()
         return found
 
-    def projector(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-c", "from infra.cli.projector import app; app()", *arguments],
+    def projector(self, *commands: Sequence[str]) -> list[tuple[int, str]]:
+        """Run commands one after the other; tell their exit codes and what they print."""
+        done = subprocess.run(
+            [sys.executable, "-c", PROJECTOR, json.dumps(commands)],
             cwd=ROOT,
             env=environment(self._folder, self._settings),
             capture_output=True,
@@ -181,6 +336,8 @@ class Installation:
             timeout=WAIT_MAX_S,
             check=False,
         )
+        assert done.returncode == 0, done.stderr
+        return [(code, told) for code, told in json.loads(done.stdout)]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -201,26 +358,23 @@ def test_an_operator_lists_retries_and_skips(installation: Installation) -> None
         registered(ACME, 4, "c"),
     ]
     asyncio.run(installation.record(facts))
-    assert "nothing is parked" in installation.projector("parked").stdout
     installation.project(facts)
     assert installation.names() == ["a", "b"]
-    listed = installation.projector("parked").stdout
-    assert "agents  acme  position 2" in listed
-    retried = installation.projector("retry", "agents", "acme")
-    assert retried.returncode == 1
-    assert "parked again: agents  acme  position 2" in retried.stdout
-    assert installation.projector("skip", "agents", "acme", "--reason", " ").returncode == 2
-    skipped = installation.projector("skip", "agents", "acme", "--reason", "too large")
-    assert (skipped.returncode, skipped.stdout) == (0, "agents: acme goes on\n")
+    listed, retried, unsaid, skipped, unlisted, *refused = installation.projector(
+        ["parked"],
+        ["retry", "agents", "acme"],
+        ["skip", "agents", "acme", "--reason", " "],
+        ["skip", "agents", "acme", "--reason", "too large"],
+        ["parked"],
+        ["retry", "agents", "acme"],
+        ["retry", "nothing", "acme"],
+    )
+    assert listed[1].startswith("agents  acme  position 2  ")
+    assert retried[0] == 1
+    assert retried[1].startswith("parked again: agents  acme  position 2  ")
+    assert unsaid == (2, "")
+    assert skipped == (0, "agents: acme goes on\n")
+    assert unlisted == (0, "nothing is parked\n")
+    assert refused == [(2, ""), (2, "")]
     assert installation.names() == ["a", "b", "c"]
-    assert "nothing is parked" in installation.projector("parked").stdout
     assert asyncio.run(installation.trail()) == ["parked_slice_retried", "parked_event_skipped"]
-
-
-@pytest.mark.parametrize(
-    "arguments", [("retry", "nothing", "acme"), ("retry", "agents", "acme")], ids=str
-)
-def test_what_is_not_parked_cannot_be_retried(
-    installation: Installation, arguments: tuple[str, ...]
-) -> None:
-    assert installation.projector(*arguments).returncode == 2

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import Connection, Engine, create_engine, select, text
-from structlog.testing import capture_logs
+from sqlalchemy import Connection, Engine, create_engine, select
 
 from domain.agents import AgentId, AgentProfile, AgentRegistered, AgentTagged
 from domain.catalog import AnyEvent
@@ -18,26 +17,14 @@ from infra.postgres.connections import sqlalchemy_url
 from infra.projecting import Applier, PartitionLost, Slice
 from infra.vault import Vault
 from projections.agents import AgentsProjector, agents
-from projections.projector import READ_MODELS, checkpoint, project_all
-from tests.projecting import Diary, hashes, in_file, in_postgres, opened
+from projections.projector import checkpoint, project_all
+from tests.projecting import Diary, emptied, hashes, in_file, in_postgres
 from tests.projections.tables import PROJECTORS
 from tests.strategies import logs, recorded
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 ACME, GLOBEX = WorkspaceId("acme"), WorkspaceId("globex")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Keep tracebacks of parked events out of the output: showing them takes seconds."""
-    with capture_logs():
-        yield
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    engine = opened(request.param, request)
-    yield engine
-    engine.dispose()
 
 
 def named(name: str, number: int = 1) -> AgentRegistered:
@@ -132,12 +119,6 @@ def test_partitions_have_checkpoints_of_their_own(engine: Engine) -> None:
         assert [checkpoint(connection, "diary", n) for n in (3, 4, 5)] == [1, 9, 0]
         project_all(connection, [diary], recorded(named("a")), 4)
     assert noted(engine) == [("acme", 1)]
-
-
-def emptied(engine: Engine) -> None:
-    with engine.begin() as connection:
-        for table in READ_MODELS.tables.values():
-            connection.execute(text(f'DELETE FROM "{table.name}"'))
 
 
 @pytest.fixture
