@@ -3,23 +3,22 @@
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
-from infra.event_store.lane import Append
+from infra.event_store.lane import Append, NewRow
 from infra.event_store.postgres import PostgresLog
 from infra.event_store.store import EventStore
-from infra.failpoints import VARIABLE
 from infra.kafka.records import partition_of
 from infra.kafka.relay import Relay
 from infra.kafka.topic import Topic
@@ -40,15 +39,13 @@ PYTHON = (
     "-c",
     f"import sys; {RUN}; {LOGS}; sys.exit(projector(Settings.from_env(), []))",
 )
-AT_TIMES = {"projector.after_park", "projector.before_unpark"}
-"""Points that are passed when something is parked, or brought back."""
-
-
-def failpoints() -> Iterator[str]:
-    for file in sorted((ROOT / "infra").rglob("*.py")):
-        for name in re.findall(r'failpoint\("(projector\.\w+)"\)', file.read_text("utf-8")):
-            if name not in AT_TIMES:
-                yield name
+SEED = 20_261_122
+WORLDS = (
+    {"PYTHONHASHSEED": "0", "TZ": "Pacific/Apia"},
+    {"PYTHONHASHSEED": "1", "TZ": "America/St_Johns", "LC_ALL": "C"},
+    {"PYTHONHASHSEED": "random", "LC_ALL": "C.UTF-8"},
+)
+"""What must make no difference."""
 
 
 class Installation:
@@ -60,6 +57,8 @@ class Installation:
         self.log = PostgresLog(url)
         self.pool = open_pool(url)
         self._facts: list[Fact] = []
+        self._last: dict[int, int] = {}
+        self._applier = Applier(self.engine, PROJECTORS)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, **settings: str) -> "subprocess.Popen[bytes]":
@@ -87,18 +86,29 @@ class Installation:
         return told[-1]["lag_events"] if told else None
 
     async def append(self, facts: Sequence[Fact]) -> None:
-        before = len(self._facts)
+        await self.write(facts, new_rows([*self._facts, *facts])[len(self._facts) :])
+
+    async def write(self, facts: Sequence[Fact], rows: Sequence[NewRow]) -> None:
+        """Append facts that are spelled already."""
+        first = len(self._facts) + 1
         self._facts += facts
-        for page in pages(new_rows(self._facts)[before:], 200):
+        self._last |= {partition_of(f[0], PARTITIONS): n for n, f in enumerate(facts, first)}
+        for page in pages(rows, 200):
             await self.log.write(Append(page))
 
     def is_projected(self) -> bool:
-        last = {partition_of(fact[0], PARTITIONS): n for n, fact in enumerate(self._facts, 1)}
-        applier = Applier(self.engine, PROJECTORS)
         return all(
             passed.position >= position
-            for partition, position in last.items()
-            for passed in applier.standings(partition).values()
+            for partition, position in self._last.items()
+            for passed in self._applier.standings(partition).values()
+        )
+
+    def passed(self) -> int:
+        """Tell how far the projectors are that are furthest."""
+        return max(
+            passed.position
+            for partition in range(PARTITIONS)
+            for passed in self._applier.standings(partition).values()
         )
 
     async def held(self) -> dict[str, int]:
@@ -114,9 +124,9 @@ class Installation:
             while sorted((await self.held()).values()) != fair:  # noqa: ASYNC110 it is asked
                 await asyncio.sleep(0.05)
 
-    async def check(self) -> None:
+    async def check(self, *, timeout_s: float = 60.0) -> None:
         """Hold the rows against those that the log makes of an empty file."""
-        await until(self.is_projected, "all is projected")
+        await until(self.is_projected, "all is projected", timeout_s=timeout_s)
         engine, store = in_file(self.folder), EventStore(self.log, Vault())
         applier, after = Applier(engine, PROJECTORS), 0
         while page := await store.read_all(after=after):
@@ -189,15 +199,27 @@ async def test_a_projector_that_was_stopped_too_long_writes_nothing_when_it_goes
     await installation.check()
 
 
-@pytest.mark.parametrize("point", list(failpoints()))
-async def test_a_projector_killed_at_any_point_leaves_every_event_projected_once(
-    installation: Installation, point: str
+@pytest.mark.parametrize(
+    ("events", "kills"),
+    [
+        (5_000, 3),
+        pytest.param(100_000, 20, marks=[pytest.mark.long, pytest.mark.timeout(3_600)]),
+    ],
+)
+async def test_projectors_killed_at_random_make_the_rows_that_the_log_makes(
+    installation: Installation, events: int, kills: int
 ) -> None:
-    await installation.append(history(300))
-    for nth in (1, 3):
-        killed = installation.start(**{VARIABLE: f"{point}:{nth}:kill"})
-        await asyncio.to_thread(killed.wait, 60)
-        assert killed.returncode == -signal.SIGKILL
-    installation.start()
-    await installation.append(history(300, seed=2))
-    await installation.check()
+    chance, facts = Random(SEED), history(events)
+    rows, part = new_rows(facts), events // kills
+    running = [installation.start(**world) for world in WORLDS]
+    await installation.shared(3)
+    for begin in range(0, part * kills, part):
+        await installation.write(facts[begin : begin + part], rows[begin : begin + part])
+        mark = begin + chance.randint(1, part * 2 // 3)
+        await until(lambda m=mark: installation.passed() >= m, "some of it is projected")
+        # The one that was started last may not have begun yet.
+        victim = running.pop(chance.randrange(2))
+        victim.kill()
+        running.append(installation.start(**chance.choice(WORLDS)))
+    await installation.write(facts[part * kills :], rows[part * kills :])
+    await installation.check(timeout_s=60 + events / 100)
