@@ -124,6 +124,7 @@ class Nursery:
         self._process.wait(WAIT_MAX_S)
 
     def start(self, output: Path, *arguments: str, **settings: str) -> Child:
+        output.touch()
         folder = output.with_name("data")
         env = environment(folder, settings)
         order = {"arguments": arguments, "env": env, "output": str(output)}

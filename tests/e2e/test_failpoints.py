@@ -46,6 +46,7 @@ from infra.postgres.migrations import check_schema, migrate
 from infra.projecting import Applier, Slice, readable
 from infra.read_store import open_engine
 from infra.settings import Settings
+from infra.supervisor import EXIT_AT_ONCE
 from infra.vault import Vault
 from projections.agents import AgentsProjector
 from tests.architecture.test_failpoints import points, sources
@@ -145,7 +146,7 @@ class World:
             if not surely and monotonic() - began > PATIENCE_S:
                 child.kill()
             assert monotonic() - began < WAIT_MAX_S, f"{self.point} in vain: {child.output}"
-        expected = {-signal.SIGKILL} if surely else {-signal.SIGKILL, 0}
+        expected = {-signal.SIGKILL} if surely else {-signal.SIGKILL, 0, EXIT_AT_ONCE}
         assert child.wait() in expected, child.output
 
     def end(self) -> None:
