@@ -28,9 +28,13 @@ HEAVY = {"api": 0.4, "kafka": 0.2, "postgres": 0.5}
 
 
 @pytest.mark.parametrize(
-    "rounds", [60, pytest.param(1_000, marks=pytest.mark.long)], ids=["ci", "long"]
+    "rounds",
+    [
+        pytest.param(60, marks=pytest.mark.timeout(900)),
+        pytest.param(1_000, marks=[pytest.mark.long, pytest.mark.timeout(14_400)]),
+    ],
+    ids=["ci", "long"],
 )
-@pytest.mark.timeout(900)
 def test_whatever_is_killed_under_load_nothing_acknowledged_is_lost(
     tmp_path: Path,
     private_postgres: Private,
