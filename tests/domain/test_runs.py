@@ -1,12 +1,10 @@
 """The rules of runs: who may take a step, when it is tried again, and what an answer counts."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given as for_all
-from hypothesis import strategies as st
 
 from domain import runs
 from domain.errors import NotFound, RunIsFinished
@@ -14,9 +12,6 @@ from domain.events import Blob
 from domain.runs import (
     DOUBTS_MAX,
     LEASE,
-    RETRY_AFTER_MAX,
-    RETRY_DELAY_MAX,
-    RETRY_SPAN_MAX,
     RUN,
     CallInDoubt,
     Ended,
@@ -26,135 +21,37 @@ from domain.runs import (
     RunCompleted,
     RunEvent,
     RunFailed,
-    RunId,
     Running,
-    RunStarted,
     RunStatus,
-    StepFailed,
     StepSkipped,
-    StepStarted,
-    StepSucceeded,
     TakeStep,
 )
-from domain.usage import (
-    CallSubject,
-    ModelCallCompleted,
-    ModelCallFailed,
-    ModelCallInDoubt,
-    ModelCallRequested,
+from domain.usage import ModelCallRequested
+from tests.domain.running import (
+    CALLING,
+    CANCELLED,
+    COMPLETED,
+    DOUBTED_TWICE,
+    FAILED,
+    FIRST,
+    NOW,
+    SECOND,
+    SECOND_STEP,
+    STARTED,
+    TEXT,
+    WRITING,
+    R,
+    answered,
+    doubted,
+    failed,
+    refused,
+    requested,
+    started,
+    subject,
+    succeeded,
+    taken,
 )
-from domain.workflows import Step
 from tests.given import given
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-R = RunId(7)
-TEXT = Blob("aa", 3)
-FIRST = Step(step_id="research", agent_id=1, prompt_template="go", max_retries=2)
-SECOND_STEP = Step(step_id="write", agent_id=2, prompt_template="go", error_handling="skip")
-DOUBTED_TWICE = "The outcomes of two of its model calls are unknown; a third could be paid in vain."
-
-
-def started(*steps: Step) -> RunStarted:
-    return RunStarted(
-        run_id=R,
-        execution_id="exec-000000000007",
-        workflow_id=3,
-        workflow_version=4,
-        workflow_name="Report",
-        steps=steps,
-        input=TEXT,
-    )
-
-
-def taken(
-    step: int = 0, attempt: int = 1, *, worker: str = "w1", at: datetime = NOW
-) -> StepStarted:
-    return StepStarted(
-        run_id=R,
-        step=step,
-        attempt=attempt,
-        worker=worker,
-        leased_at=at,
-        lease_until=at + LEASE,
-    )
-
-
-def subject(step: int = 0) -> CallSubject:
-    return CallSubject(agent_id=1, agent_version=5, workflow_id=3, run_id=R, step=step)
-
-
-def requested(call_id: str, step: int = 0, repeats: str | None = None) -> ModelCallRequested:
-    return ModelCallRequested(
-        call_id=call_id,
-        subject=subject(step),
-        provider="openai",
-        model="small",
-        prompt=TEXT,
-        temperature=0.7,
-        max_tokens=100,
-        repeats=repeats,
-    )
-
-
-def answered(call_id: str, step: int = 0, output: Blob = TEXT) -> ModelCallCompleted:
-    return ModelCallCompleted(
-        call_id=call_id,
-        subject=subject(step),
-        provider="openai",
-        model="small",
-        response_id="r",
-        finish_reason="stop",
-        output=output,
-        usage=None,
-        tokens=None,
-        cost=None,
-        latency_ms=9,
-    )
-
-
-def refused(call_id: str, step: int = 0, *, in_doubt: bool = False) -> ModelCallFailed:
-    return ModelCallFailed(
-        call_id=call_id,
-        subject=subject(step),
-        provider="openai",
-        model="small",
-        kind="timeout",
-        error="too slow",
-        in_doubt=in_doubt,
-    )
-
-
-def doubted(call_id: str, step: int = 0) -> ModelCallInDoubt:
-    return ModelCallInDoubt(
-        call_id=call_id, subject=subject(step), provider="openai", model="small"
-    )
-
-
-def failed(
-    step: int = 0, attempt: int = 1, *, error: str = "too slow", retry_at: datetime | None = None
-) -> StepFailed:
-    return StepFailed(run_id=R, step=step, attempt=attempt, error=error, retry_at=retry_at)
-
-
-def succeeded(step: int = 0, attempt: int = 1, output: Blob = TEXT) -> StepSucceeded:
-    return StepSucceeded(run_id=R, step=step, attempt=attempt, output=output)
-
-
-STARTED = started(FIRST, SECOND_STEP)
-CALLING: tuple[RunEvent, ...] = (STARTED, taken(), requested("c1"))
-"""The first step's call is being made."""
-WRITING: tuple[RunEvent, ...] = (
-    *CALLING,
-    answered("c1"),
-    succeeded(),
-    taken(1),
-    requested("c2", 1),
-)
-"""The second step's, which may be skipped."""
-CANCELLED = RunCancelled(run_id=R)
-COMPLETED = RunCompleted(run_id=R, output=TEXT)
-FAILED = RunFailed(run_id=R, step=0, error="too slow")
 
 
 def due(*events: RunEvent, now: datetime = NOW, sole_worker: str | None = None) -> runs.Due:
@@ -425,82 +322,6 @@ def test_a_run_that_has_ended_cannot_be_cancelled(end: RunEvent, status: RunStat
 
 def test_a_run_that_never_was_cannot_be_cancelled() -> None:
     given(RUN).when(runs.cancel, run_id=R, reason="").then_refused(NotFound)
-
-
-# When a step is tried again.
-
-
-def next_try(
-    *events: RunEvent,
-    now: datetime = NOW,
-    retryable: bool = True,
-    retry_after: timedelta | None = None,
-    jitter: float = 0.5,
-) -> datetime | None:
-    return runs.next_try(
-        RUN.fold(events), now=now, retryable=retryable, retry_after=retry_after, jitter=jitter
-    )
-
-
-def at_attempt(attempt: int, max_retries: int = 20) -> tuple[RunEvent, ...]:
-    patient = msgspec.structs.replace(FIRST, max_retries=max_retries)
-    return (started(patient), taken(0, attempt))
-
-
-@pytest.mark.parametrize(("attempt", "ceiling_s"), [(1, 0.5), (2, 1), (3, 2), (6, 16), (7, 30)])
-def test_the_delay_doubles_up_to_its_bound(attempt: int, ceiling_s: float) -> None:
-    half = timedelta(seconds=ceiling_s) / 2
-    assert next_try(*at_attempt(attempt), jitter=0.5) == NOW + half
-    assert next_try(*at_attempt(attempt), jitter=0) == NOW
-
-
-@for_all(
-    attempt=st.integers(1, 10**6),
-    jitter=st.floats(0, 1, exclude_max=True),
-    retry_after_s=st.none() | st.integers(0, 10**6),
-    waited_s=st.integers(0, 300),
-)
-def test_a_retry_is_neither_in_the_past_nor_beyond_its_bounds(
-    attempt: int, jitter: float, retry_after_s: int | None, waited_s: int
-) -> None:
-    now = NOW + waited_s * SECOND
-    retry_after = None if retry_after_s is None else retry_after_s * SECOND
-    at = next_try(*at_attempt(attempt, 10**6), now=now, retry_after=retry_after, jitter=jitter)
-    bound = RETRY_DELAY_MAX if retry_after is None else RETRY_AFTER_MAX
-    if at is None:
-        assert now + bound - NOW > RETRY_SPAN_MAX
-    else:
-        assert now <= at <= now + bound
-        assert at - NOW <= RETRY_SPAN_MAX
-
-
-def test_the_providers_own_wish_comes_first_up_to_a_minute() -> None:
-    assert next_try(*at_attempt(1), retry_after=7 * SECOND) == NOW + 7 * SECOND
-    assert next_try(*at_attempt(1), retry_after=timedelta(hours=1)) == NOW + 60 * SECOND
-
-
-def test_no_try_starts_more_than_two_minutes_after_the_first() -> None:
-    late = NOW + 119 * SECOND
-    assert next_try(*at_attempt(2), now=late, retry_after=SECOND) == NOW + 120 * SECOND
-    assert next_try(*at_attempt(2), now=late, retry_after=2 * SECOND) is None
-
-
-def test_the_span_counts_from_a_steps_first_try() -> None:
-    history = (STARTED, taken(), failed(retry_at=NOW), taken(0, 2, at=NOW + 100 * SECOND))
-    assert next_try(*history, now=NOW + 100 * SECOND, retry_after=30 * SECOND) is None
-
-
-def test_a_step_is_tried_once_and_then_as_often_again_as_its_author_says() -> None:
-    assert next_try(*at_attempt(2, max_retries=2)) is not None
-    assert next_try(*at_attempt(3, max_retries=2)) is None
-    assert next_try(*at_attempt(1, max_retries=0)) is None
-
-
-def test_what_is_not_worth_a_retry_is_not_tried_again() -> None:
-    assert next_try(*at_attempt(1), retryable=False) is None
-    assert next_try(*at_attempt(1), CANCELLED) is None
-    assert next_try(STARTED) is None
-    assert next_try(started(), taken()) is None
 
 
 # What the events say.
