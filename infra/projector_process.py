@@ -25,7 +25,7 @@ from infra.kafka.checkpoints import Checkpoints, Passed
 from infra.kafka.consumer import Feed
 from infra.kafka.records import Received, about
 from infra.kafka.relay import Wait
-from infra.kafka.topic import Topic, TopicDiffers
+from infra.kafka.topic import Topic, TopicDiffers, topic_of
 from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import HELD, Lease, Leases, Pool, open_pool
 from infra.postgres.migrations import check_schema
@@ -325,7 +325,7 @@ def serve(settings: Settings, projectors: Sequence[Projector]) -> int:
 async def _serve(settings: Settings, projectors: Sequence[Projector]) -> None:
     url = settings.database_url
     check_schema(url)
-    topic = Topic(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.kafka_partitions)
+    topic = topic_of(settings)
     rows, engine, instance = PostgresLog(url), open_engine(url, pool_size=2), instance_name()
     async with open_pool(url) as pool:
         # Events are only read here: personal fields stay sealed, and no key is needed.

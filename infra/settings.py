@@ -21,6 +21,11 @@ UNPREFIXED = frozenset(
         "DATA_DIR",
         "HUGGINGFACE_API_KEY",
         "KAFKA_BOOTSTRAP_SERVERS",
+        "KAFKA_SASL_MECHANISM",
+        "KAFKA_SASL_PASSWORD",
+        "KAFKA_SASL_USERNAME",
+        "KAFKA_SECURITY_PROTOCOL",
+        "KAFKA_SSL_CAFILE",
         "LLM_MODEL",
         "LLM_PROVIDER",
         "LOG_LEVEL",
@@ -41,6 +46,7 @@ SECRETS = frozenset(
         "clerk_jwt_key",
         "database_url",
         "huggingface_api_key",
+        "kafka_sasl_password",
         "openai_api_key",
         "redis_url",
     }
@@ -71,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         database_url: PostgreSQL, for the production profile; the embedded one has none.
         redis_url: Wakes other processes; without it they poll.
         kafka_partitions: Fixed when the topic is made.
+        kafka_ssl_cafile: Certificates to trust (PEM); empty for the machine's.
         workers: Processes of `automatos api`.
         postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
@@ -106,6 +113,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "automatos.events"
     )
     kafka_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 12
+    kafka_security_protocol: Annotated[
+        str, msgspec.Meta(pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
+    ] = "PLAINTEXT"
+    kafka_sasl_mechanism: Annotated[
+        str, msgspec.Meta(pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
+    ] = "PLAIN"
+    kafka_sasl_username: str = ""
+    kafka_sasl_password: str = ""
+    kafka_ssl_cafile: str = ""
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     postgres_pool_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024

@@ -8,7 +8,7 @@ import structlog
 
 from infra.event_store.postgres import PostgresLog
 from infra.kafka.relay import Relay
-from infra.kafka.topic import Topic, TopicDiffers
+from infra.kafka.topic import TopicDiffers, topic_of
 from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats, instance_name
 from infra.postgres.leases import open_pool
 from infra.postgres.migrations import SchemaIsNewer, SchemaIsOld, check_schema
@@ -39,7 +39,7 @@ def _check(settings: Settings) -> None:
 
 
 async def _relay(settings: Settings) -> None:
-    topic = Topic(settings.kafka_bootstrap_servers, settings.kafka_topic, settings.kafka_partitions)
+    topic = topic_of(settings)
     instance = instance_name()
     rows = PostgresLog(settings.database_url)
     async with open_pool(settings.database_url) as pool:

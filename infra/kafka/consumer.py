@@ -17,6 +17,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
     OffsetOutOfRangeError,
 )
 
+from infra.kafka.access import explained
 from infra.kafka.producer import RECORD_BYTES_MAX
 from infra.kafka.records import MalformedRecord, Received, received
 from infra.kafka.topic import Topic, differs
@@ -106,7 +107,9 @@ class Feed:
 
     def _connected(self) -> _Consumer:
         if self._consumer is None:
-            made = _Quiet(bootstrap_servers=self._topic.servers.split(","), **CONNECTING)
+            servers, access = self._topic.servers.split(","), self._topic.access
+            with explained():
+                made = _Quiet(bootstrap_servers=servers, **CONNECTING, **access.connecting)
             self._consumer = cast("_Consumer", made)
         return self._consumer
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 from kafka import KafkaAdminClient, KafkaProducer  # type: ignore[import-untyped]
 
+from infra.kafka.access import OPEN, Access, explained
 from infra.kafka.records import Headers
 
 RECORD_BYTES_MAX = 16 * 1024 * 1024
@@ -83,13 +84,14 @@ _PRODUCING: dict[str, Any] = _CONNECTING | {
 }
 
 
-def open_producer(servers: str) -> Producer:
+def open_producer(servers: str, access: Access = OPEN) -> Producer:
     """Connect.
 
     Raises:
-        KafkaError: No broker answers.
+        NoBrokerAnswers: Or none lets us in.
     """
-    made = _Producer(bootstrap_servers=servers.split(","), **_PRODUCING)
+    with explained():
+        made = _Producer(bootstrap_servers=servers.split(","), **_PRODUCING, **access.connecting)
     return cast("Producer", made)
 
 
@@ -104,11 +106,14 @@ class Admin(Protocol):
     def close(self) -> None: ...
 
 
-def open_admin(servers: str) -> Admin:
+def open_admin(servers: str, access: Access = OPEN) -> Admin:
     """Connect.
 
     Raises:
-        KafkaError: No broker answers.
+        NoBrokerAnswers: Or none lets us in.
     """
-    made = KafkaAdminClient(bootstrap_servers=servers.split(","), **_CONNECTING)
+    with explained():
+        made = KafkaAdminClient(
+            bootstrap_servers=servers.split(","), **_CONNECTING, **access.connecting
+        )
     return cast("Admin", made)

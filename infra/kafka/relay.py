@@ -166,7 +166,7 @@ class Relay:
     async def _copy(self, lease: Lease) -> None:
         await ensure_topic(self._pool, self._topic)
         passed = await self._checkpoints.read()
-        producer = await asyncio.to_thread(open_producer, self._topic.servers)
+        producer = await asyncio.to_thread(open_producer, self._topic.servers, self._topic.access)
         try:
             await self._pass_on(producer, passed, lease)
         finally:

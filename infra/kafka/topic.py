@@ -6,8 +6,10 @@ from typing import LiteralString, NamedTuple
 from kafka.errors import TopicAlreadyExistsError  # type: ignore[import-untyped]
 
 from infra.failpoints import failpoint
+from infra.kafka.access import OPEN, Access, access_of
 from infra.kafka.producer import RECORD_BYTES_MAX, Admin, open_admin
 from infra.postgres.leases import Pool
+from infra.settings import Settings
 
 REPLICAS_MAX = 3
 UNKNOWN_TOPIC = 3
@@ -25,6 +27,7 @@ class Topic(NamedTuple):
     servers: str
     name: str
     partitions: int
+    access: Access = OPEN
 
 
 class TopicDiffers(Exception):
@@ -32,6 +35,18 @@ class TopicDiffers(Exception):
 
     A workspace's events would be spread over two partitions, and lose their order.
     """
+
+
+def topic_of(settings: Settings) -> Topic:
+    """Raises:
+    BadSettings: A password is missing.
+    """
+    return Topic(
+        settings.kafka_bootstrap_servers,
+        settings.kafka_topic,
+        settings.kafka_partitions,
+        access_of(settings),
+    )
 
 
 async def ensure_topic(pool: Pool, topic: Topic) -> None:
@@ -82,7 +97,7 @@ def differs(name: str, expected: int | None, found: str) -> TopicDiffers:
 
 def _found_or_made(topic: Topic) -> int:
     """Tell how many partitions the broker has for it; make it if it has none."""
-    admin = open_admin(topic.servers)
+    admin = open_admin(topic.servers, topic.access)
     try:
         found = _partitions(admin, topic.name)
         if found:

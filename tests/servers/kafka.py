@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from tests.servers.certificate import Certificate
 from tests.servers.java import HERE, cached, download, java, locked
 from tests.servers.server import LOCAL, Program, Server, free_port
 
@@ -44,6 +45,20 @@ def kafka(
     """Make a broker; `advertised_port` is a proxy's, which clients are then sent to."""
     ports = (free_port() if port is None else port, advertised_port)
     return _broker([f"-XX:SharedArchiveFile={_archive()}"], *ports, settings or {}, owners)
+
+
+def guarded(certificate: Certificate, user: str, password: str) -> dict[str, object]:
+    """Give the settings of a broker that lets clients in by TLS and a password alone."""
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    ours = "listener.name.clients"
+    return {
+        "listener.security.protocol.map": "CLIENTS:SASL_SSL,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        f"{ours}.sasl.enabled.mechanisms": "PLAIN",
+        f"{ours}.plain.sasl.jaas.config": f'{login} user_{user}="{password}";',
+        f"{ours}.ssl.keystore.type": "PEM",
+        f"{ours}.ssl.keystore.certificate.chain": certificate.chain.replace("\n", "\\n"),
+        f"{ours}.ssl.keystore.key": certificate.key.replace("\n", "\\n"),
+    }
 
 
 def _broker(
