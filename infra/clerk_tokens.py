@@ -12,7 +12,7 @@ import msgspec
 
 from domain.events import JsonObject
 from infra.jwks import KID, BadKeys, PinnedKey, RemoteKeys
-from infra.jws import ALGORITHM, InvalidToken, check_signature, object_of, take_apart
+from infra.jws import ALGORITHM, InvalidToken, check_signature, object_of, rs256, take_apart
 from infra.settings import BadSettings, Settings
 
 if TYPE_CHECKING:
@@ -140,16 +140,16 @@ class ClerkTokens:
         Raises:
             InvalidToken: It is not to be believed, or not now.
         """
-        header, payload = take_apart(token)
-        kid = _kid(header)
-        said = object_of(payload)
+        jws = take_apart(token)
+        kid = _kid(jws.header)
+        said = object_of(jws.payload)
         claims = _claims(said)
         _check_time(claims, self._now())
         _check_origin(claims, self._trust, from_browser=from_browser)
         key = await self._keys.find(kid)
         if key is None:
             raise InvalidToken("its key is not known")
-        check_signature(token, key)
+        check_signature(jws, key)
         return _verified(claims, said)
 
     async def aclose(self) -> None:
@@ -174,6 +174,7 @@ def clerk_tokens(settings: Settings) -> ClerkTokens | None:
             "CLERK_AUTHORIZED_PARTIES is needed: the origins, separated by commas, whose"
             " session tokens are accepted."
         )
+    rs256()
     trust = Trust(issuer=issuer, audience=settings.clerk_audience, parties=allowed)
     return ClerkTokens(_keys(settings.clerk_jwt_key, url), trust)
 
