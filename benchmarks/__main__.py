@@ -13,12 +13,15 @@ from rich.table import Table
 
 from benchmarks import (
     append,
+    append_grown,
     append_postgres,
     live,
+    live_processes,
     load,
     post,
     projecting,
     projecting_postgres,
+    rebuilding,
     relaying,
     startup,
 )
@@ -34,6 +37,9 @@ PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "project-postgres": projecting_postgres.rows,
     "start": startup.rows,
     "relay": relaying.rows,
+    "live-processes": live_processes.rows,
+    "rebuild": rebuilding.rows,
+    "append-grown": append_grown.rows,
 }
 
 PLAIN_WIDTH = 200

@@ -71,6 +71,11 @@ def _on_new(url: str, system: Callable[[str], Sample], _folder: Path) -> Sample:
 def ours(url: str, *, concurrent: int, seconds: float) -> Sample:
     """Our store with everything on: codec, command ids, index, triggers, the serving role."""
     migrate(url)
+    return ours_in(url, concurrent=concurrent, seconds=seconds)
+
+
+def ours_in(url: str, *, concurrent: int, seconds: float) -> Sample:
+    """Append to a log that is there."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_ours(url, concurrent, seconds))
 

@@ -28,9 +28,14 @@ class _Fact(NamedTuple):
 
 def write(log: SqliteLog, vault: Vault, count: int) -> None:
     """Append so many events, a thousand in one transaction."""
-    codec, facts = Codec(vault), islice(_facts(), count)
-    while page := list(islice(facts, BATCH)):
-        log.write(Append([_row(codec, fact) for fact in page]))
+    rows = new_rows(vault, count)
+    while page := list(islice(rows, BATCH)):
+        log.write(Append(page))
+
+
+def new_rows(vault: Vault, count: int) -> Iterator[NewRow]:
+    codec = Codec(vault)
+    return (_row(codec, fact) for fact in islice(_facts(), count))
 
 
 def write_file(folder: Path, count: int) -> None:

@@ -68,16 +68,16 @@ async def _follow(served: Served, commands: int) -> Sample:
     answers, asker = await asyncio.open_connection(HOST, served.port)
     requests = Requests(served.key)
     for request in islice(requests, WARM_UP):
-        await _once(request, asker, answers, frames)
+        await once(request, asker, answers, frames)
     cpu_s, began = served.cpu_s(), perf_counter()
-    taken = [await _once(request, asker, answers, frames) for request in islice(requests, commands)]
+    taken = [await once(request, asker, answers, frames) for request in islice(requests, commands)]
     wall, cpu_s = perf_counter() - began, served.cpu_s() - cpu_s
     asker.close()
     follower.close()
     return Sample(commands / wall, cpu_s / commands * 1e6, *percentiles(taken))
 
 
-async def _once(
+async def once(
     request: bytes,
     asker: asyncio.StreamWriter,
     answers: asyncio.StreamReader,

@@ -23,16 +23,29 @@ class Size(NamedTuple):
     seconds: How long a system is loaded in one round.
     stored: Events in the store that a server starts on.
     projected: Events that a projector goes through.
+    rebuilt: Events of which a read model is made anew.
+    grown: Events in the log that is appended to, against one with a few thousand.
     """
 
     rounds: int
     seconds: float
     stored: int
     projected: int
+    rebuilt: int
+    grown: int
 
 
-QUICK = Size(rounds=ROUNDS, seconds=1.0, stored=20_000, projected=10_000)
-LONG = Size(rounds=ROUNDS_LONG, seconds=4.0, stored=1_000_000, projected=200_000)
+QUICK = Size(
+    rounds=ROUNDS, seconds=1.0, stored=20_000, projected=10_000, rebuilt=20_000, grown=200_000
+)
+LONG = Size(
+    rounds=ROUNDS_LONG,
+    seconds=4.0,
+    stored=1_000_000,
+    projected=200_000,
+    rebuilt=1_000_000,
+    grown=5_000_000,
+)
 
 
 class Sample(NamedTuple):

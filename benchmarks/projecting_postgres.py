@@ -36,9 +36,9 @@ def rows(size: Size) -> Iterator[Row]:
         events = recorded_events(size.projected)
         one, every = [AgentsProjector()], PROJECTORS
         systems = {
-            "ours": partial(_on_new, server.url, partial(ours, events=events, projectors=one)),
-            "all": partial(_on_new, server.url, partial(ours, events=events, projectors=every)),
-            "raw upserts": partial(_on_new, server.url, partial(raw, events=events)),
+            "ours": partial(on_new, server.url, partial(ours, events=events, projectors=one)),
+            "all": partial(on_new, server.url, partial(ours, events=events, projectors=every)),
+            "raw upserts": partial(on_new, server.url, partial(raw, events=events)),
         }
         found = alternate(size.rounds, systems)
         what = f"project {len(events):,} events into PostgreSQL"
@@ -46,7 +46,7 @@ def rows(size: Size) -> Iterator[Row]:
         yield found.row(f"{what}, all {len(every)} projectors", "all", "raw upserts")
 
 
-def _on_new(url: str, system: Callable[[str], Sample], _folder: Path) -> Sample:
+def on_new(url: str, system: Callable[[str], Sample], _folder: Path) -> Sample:
     """Run on a database of its own."""
     name = f"bench_{uuid4().hex}"
     with psycopg.connect(url, autocommit=True) as connection:

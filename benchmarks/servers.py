@@ -1,6 +1,6 @@
-"""Servers, each in a process of its own: the real one, and two that do as little as can be.
+"""Servers, each in a process of its own: the real ones, and three that do as little as can be.
 
-`python -m benchmarks.servers noop|floor` prints its port and serves until SIGTERM.
+`python -m benchmarks.servers noop|floor|redis` prints its port and serves until SIGTERM.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 from litestar import Litestar, post
 from litestar.params import JSONBody
+from redis.asyncio import Redis
 
 from benchmarks.measure import ROOT
 from domain.agents import ModelConfig
@@ -45,11 +46,29 @@ class Served(NamedTuple):
 @contextmanager
 def real(folder: Path) -> Iterator[Served]:
     """`automatos serve` with the settings it has when nobody sets any."""
+    with _process(["infra", "serve"], _environment(folder)) as (process, lines):
+        yield _greeted(lines, psutil.Process(process.pid))
+
+
+@contextmanager
+def processes(folder: Path, workers: int, **settings: str) -> Iterator[Served]:
+    """`automatos api`, on a database that is there; whoever asks brings a key."""
+    # One client that sends all it can is what limits are for.
+    limits = ("PER_IP", "PER_PRINCIPAL", "WRITES", "BAD_KEYS")
+    settings |= {f"AUTOMATOS_RATE_LIMIT_{name}": "0" for name in limits}
+    # Nobody reads what they log.
+    env = (
+        _environment(folder) | settings | {"LOG_LEVEL": "ERROR", "AUTOMATOS_KAFKA_PARTITIONS": "1"}
+    )
+    with _process(["infra", "api", "--workers", str(workers)], env) as (process, lines):
+        port = int(lines.readline().rpartition(":")[2])
+        yield Served(port, "", psutil.Process(process.pid))
+
+
+def _environment(folder: Path) -> dict[str, str]:
     ours = ("AUTOMATOS_", "LLM_", "LOG_LEVEL")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    env |= {"DATA_DIR": str(folder), "PORT": "0"}
-    with _process(["infra", "serve"], env) as (process, lines):
-        yield _greeted(lines, psutil.Process(process.pid))
+    return env | {"DATA_DIR": str(folder), "PORT": "0"}
 
 
 @contextmanager
@@ -175,6 +194,26 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
+FLOOR_CHANNEL = "floor"
+
+
+async def forward(listening: socket.socket) -> None:
+    """Pass on what Redis tells to whoever is connected."""
+    client = Redis.from_url(os.environ["FLOOR_REDIS"])
+    followers: list[asyncio.StreamWriter] = []
+
+    def follow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello\n")
+        followers.append(writer)
+
+    async with client.pubsub() as messages:
+        await messages.subscribe(FLOOR_CHANNEL)
+        await asyncio.start_server(follow, sock=listening)
+        async for message in messages.listen():
+            for follower in followers if message["type"] == "message" else []:
+                follower.write(message["data"])
+
+
 def _app(name: str) -> object:
     if name == "noop":
         return Litestar([noop], openapi_config=None, logging_config=None)
@@ -185,9 +224,11 @@ def main(name: str) -> None:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(BACKLOG)
+    print(listening.getsockname()[1], flush=True)
+    if name == "redis":
+        uvloop.run(forward(listening))
     config = uvicorn_config(_app(name))
     config.timeout_graceful_shutdown = 1
-    print(listening.getsockname()[1], flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(uvicorn.Server(config).serve(sockets=[listening]))
 
