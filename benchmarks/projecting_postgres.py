@@ -110,10 +110,5 @@ def _rows_by_key(url: str, events: Events) -> dict[int, Sequence[Any]]:
     return made
 
 
-def _distinct(made: dict[int, Sequence[Any]], page: Events) -> list[Sequence[Any]]:
-    """Give the rows that a page touches, each once: a statement cannot write one twice."""
-    return [made[n] for n in dict.fromkeys(agent_id(one) for one in page)]
-
-
 def _pages(events: Events) -> Iterator[Events]:
     return (events[n : n + BATCH_MAX] for n in range(0, len(events), BATCH_MAX))
