@@ -16,9 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from commands.runs import RunCommands
 from infra.composition import PROJECTORS, Sight, Writing, build_writing, wire_app
+from infra.endpoint_statistics import EndpointTable
 from infra.postgres.migrations import check_schema
 from infra.postgres.progress import Partitioned, PostgresProgress
-from infra.postgres.reads import PostgresReads
+from infra.postgres.reads import PostgresReads, open_engine
 from infra.redis_wakes import RedisWakes
 from infra.server import EXIT_FAILED, listen, spare_the_collector, uvicorn_config, watch
 from infra.settings import Settings
@@ -46,6 +47,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     reads: PostgresReads
     progress: PostgresProgress
     wakes: RedisWakes | None
+    totals: EndpointTable
     tasks: list[asyncio.Task[None]]
 
     async def start(self) -> None:
@@ -58,6 +60,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.writing.aclose()
+        self.totals.close()
         self.reads.close()
 
     async def look(self) -> None:
@@ -84,7 +87,10 @@ def build_api(
     if settings.redis_url:
         wakes = RedisWakes(settings.redis_url, appended=store.heard, projected=progress.heard)
         store.tell = wakes.tell_appended
-    return Api(writing=writing, reads=reads, progress=progress, wakes=wakes, tasks=[])
+    totals = EndpointTable(open_engine(url, pool_size=1))
+    return Api(
+        writing=writing, reads=reads, progress=progress, wakes=wakes, totals=totals, tasks=[]
+    )
 
 
 def build_api_app(api: Api, *, closing: Callable[[], bool]) -> Litestar:
@@ -93,7 +99,7 @@ def build_api_app(api: Api, *, closing: Callable[[], bool]) -> Litestar:
     runs = RunCommands(api.writing.transactions, api.writing.next_id, lambda _: None)
     return wire_app(
         api.writing,
-        Sight(api.reads, api.progress, api),
+        Sight(api.reads, api.progress, api, api.totals),
         runs,
         closing=closing,
         on_startup=api.start,
@@ -112,6 +118,8 @@ def serve_api(settings: Settings, workers: int, tell: Callable[[str], None]) -> 
         SchemaIsOld, SchemaIsNewer: The database is not of this release.
     """
     check_schema(settings.database_url)
+    # A limit is divided among so many while nobody counts for all of them.
+    settings = msgspec.structs.replace(settings, workers=workers)
     listening = listen(settings)
     host, port = listening.getsockname()[:2]
     tell(f"Automatos serves http://{f'[{host}]' if ':' in host else host}:{port}")

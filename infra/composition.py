@@ -18,12 +18,16 @@ from commands.workflows import WorkflowCommands
 from domain.agents import ModelConfig
 from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
 from infra.api_keys import KeyRing, Projection, make_key
+from infra.edges import around
+from infra.endpoint_statistics import EndpointTable
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
+from infra.exposition import Sources
 from infra.failpoints import failpoint
 from infra.follower import Follower
 from infra.ids import IntegerIds, new_uuid
 from infra.llm.providers import LanguageModels, ModelSettings
+from infra.machine import machine
 from infra.prices import PriceBook
 from infra.process_runner import ProcessRunner
 from infra.read_store import Reads, open_engine
@@ -38,7 +42,9 @@ from projections.workflows import WorkflowsProjector
 from read_api.app import Edges, create_app, swagger_files
 from read_api.asked import Commands
 from read_api.auth import Circumstances
+from read_api.endpoint_statistics import EndpointStatistics, Totals
 from read_api.health import Alone, Surroundings
+from read_api.metrics import Exposition
 from read_api.reads import Progress
 from read_api.reads import Reads as AnyReads
 from read_api.view import Ports
@@ -243,7 +249,12 @@ def build_app(installation: Installation, *, closing: Callable[[], bool]) -> Lit
     """Wire the API of an embedded installation; it starts and stops with the application."""
     return wire_app(
         installation.writing,
-        Sight(installation.reads, installation.follower, Alone()),
+        Sight(
+            installation.reads,
+            installation.follower,
+            Alone(),
+            EndpointTable(installation.engine).make(),
+        ),
         installation.runs,
         closing=closing,
         on_startup=installation.start,
@@ -261,6 +272,7 @@ class Sight(NamedTuple):
     reads: AnyReads
     progress: Following
     surroundings: Surroundings
+    totals: Totals
 
 
 def wire_app(
@@ -281,6 +293,10 @@ def wire_app(
         circumstances=Circumstances(utc_now, new_uuid),
         default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
     )
+    names = [projector.name for projector in PROJECTORS]
+    statistics = EndpointStatistics(sight.totals, utc_now)
+    beside = around(settings, statistics)
+    sources = Sources(statistics, writing.store, progress, names, sight.surroundings.relayed)
     return create_app(
         ports,
         Commands(agents=writing.agents, workflows=writing.workflows, runs=runs),
@@ -288,12 +304,15 @@ def wire_app(
             key_reader=KeyRing(reads, writing.store, progress, writing.vault.pepper()),
             docs_assets=swagger_files(),
             closing=closing,
-            projector_names=lambda: [projector.name for projector in PROJECTORS],
-            body_max=settings.body_max,
+            projector_names=lambda: names,
+            rules=beside.rules,
+            statistics=statistics,
+            machine=machine,
+            metrics=Exposition(settings.metrics, sources.written),
             streams_per_workspace=settings.streams_per_workspace,
             streams_per_key=settings.streams_per_key,
             surroundings=sight.surroundings,
         ),
-        on_startup=[on_startup],
-        on_shutdown=[on_shutdown],
+        on_startup=[on_startup, beside.start],
+        on_shutdown=[beside.stop, on_shutdown],
     )

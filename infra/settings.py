@@ -3,9 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+
+from read_api.addresses import networks
 
 PREFIX = "AUTOMATOS_"
 
@@ -17,8 +19,10 @@ UNPREFIXED = frozenset(
         "CLERK_ISSUER",
         "CLERK_JWKS_URL",
         "CLERK_JWT_KEY",
+        "CORS_ALLOW_ORIGINS",
         "DATABASE_URL",
         "DATA_DIR",
+        "ENVIRONMENT",
         "HUGGINGFACE_API_KEY",
         "KAFKA_BOOTSTRAP_SERVERS",
         "KAFKA_SASL_MECHANISM",
@@ -30,8 +34,11 @@ UNPREFIXED = frozenset(
         "LLM_PROVIDER",
         "LOG_LEVEL",
         "OPENAI_API_KEY",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
         "PORT",
         "REDIS_URL",
+        "TRUSTED_PROXIES",
+        "WIDGET_ORIGIN_ALLOWLIST",
     }
 )
 """Names that count without our prefix: the original's, and what everybody expects."""
@@ -60,6 +67,12 @@ DEFAULT_MODELS = {
 """Asked when a provider is chosen and no model is."""
 
 
+ORIGINS = r"^(|\s*(https?://[^\s,/*]+)?(\s*,\s*(https?://[^\s,/*]+)?)*\s*)$"
+"""As browsers spell them: no path, no slash at the end, nothing that stands for others."""
+
+RATE = "^(|0|[1-9][0-9]{0,6}/(second|minute|hour|day))$"
+
+
 class BadSettings(Exception):
     """The environment does not make sense; the message names the variable."""
 
@@ -82,7 +95,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
         streams_per_workspace, streams_per_key: Live streams at once in one process.
-        streams_per_workspace, streams_per_key: Live streams at once in one process.
+        environment: `production` tells browsers to come by HTTPS only.
+        cors_allow_origins: Whose pages may ask, separated by commas.
+        widget_origin_allowlist: The same for widgets; empty for everybody's.
+        trusted_proxies: Networks whose X-Forwarded-For is believed, separated by commas.
+        rate_limit_per_ip: Of requests without credentials, from one address: `60/minute`; `0` for
+            none, and empty for the profile's own, which is none for whoever serves this machine
+            only.
+        rate_limit_per_principal, rate_limit_writes: Of one user or key in one workspace.
+        rate_limit_bad_keys: Of credentials that are not valid, from one address.
+        metrics: Who may read `/metrics`.
+        otel_exporter_otlp_endpoint: Where traces are sent; empty for nowhere.
         clerk_jwks_url: Where Clerk's keys are fetched; empty for the issuer's own place.
         clerk_issuer: The only one whose session tokens are accepted; empty for none.
         clerk_audience: Asked for in `aud`; empty for any.
@@ -127,8 +150,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
     streams_per_workspace: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
     streams_per_key: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
-    streams_per_workspace: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
-    streams_per_key: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
     clerk_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#]+)$")] = ""
     clerk_issuer: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#?]+)$")] = ""
     clerk_audience: str = ""
@@ -136,6 +157,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     clerk_authorized_parties: Annotated[
         str, msgspec.Meta(pattern=r"^(|https?://[^\s,/]+( *, *https?://[^\s,/]+)*)$")
     ] = ""
+
+    environment: Annotated[str, msgspec.Meta(pattern="^[a-z]{1,40}$")] = "development"
+    cors_allow_origins: Annotated[str, msgspec.Meta(pattern=ORIGINS)] = "http://localhost:3000"
+    widget_origin_allowlist: Annotated[str, msgspec.Meta(pattern=ORIGINS)] = ""
+    trusted_proxies: str = ""
+    rate_limit_per_ip: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
+    rate_limit_per_principal: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
+    rate_limit_writes: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
+    rate_limit_bad_keys: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
+    metrics: Literal["key", "open", "off"] = "key"
+    otel_exporter_otlp_endpoint: Annotated[str, msgspec.Meta(pattern=r"^(|https?://[^\s@]+)$")] = ""
+
+    def __post_init__(self) -> None:
+        networks(self.trusted_proxies)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "Settings":

@@ -25,11 +25,15 @@ from read_api import agents, events, workflows
 from read_api.agents import AgentController
 from read_api.asked import Commands, Shared, bound_to
 from read_api.auth import PUBLIC, KeyReader, guard
-from read_api.edge import DOCS_PATH, edge
+from read_api.edge import DOCS_PATH, Rules, edge
+from read_api.endpoint_statistics import EndpointStatistics, endpoint_health
 from read_api.errors import of_command, problem_details, unexpected
 from read_api.events import EventController
-from read_api.health import Alone, Surroundings, health, live, overview, ready
+from read_api.health import Alone, Machine, Surroundings, health, live, overview, ready
 from read_api.lane import lane
+from read_api.limits import Limits, after_guard, before_guard
+from read_api.metrics import Exposition
+from read_api.metrics import routes as metrics_routes
 from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
 from read_api.streams import Places
@@ -58,6 +62,8 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
         docs_assets: Folder with the docs page's own copy of Swagger UI.
         closing: Whether the process has been asked to stop: streams then end.
         projector_names: For health.
+        machine: What the host's processor and memory do, for health.
+        metrics: What Prometheus reads.
         streams_per_workspace, streams_per_key: Live ones, at once, in this process.
         surroundings: For readiness.
     """
@@ -66,9 +72,12 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     docs_assets: Path
     closing: Callable[[], bool]
     projector_names: Callable[[], list[str]]
-    body_max: int
+    rules: Rules
     streams_per_workspace: int
     streams_per_key: int
+    statistics: EndpointStatistics
+    machine: Callable[[], Machine]
+    metrics: Exposition
     surroundings: Surroundings = Alone()
 
 
@@ -93,6 +102,8 @@ def create_app(
             live,
             ready,
             overview,
+            endpoint_health,
+            *metrics_routes(edges.metrics.access),
             problems_page,
             create_static_files_router(
                 path=f"{DOCS_PATH}/assets", directories=[edges.docs_assets], opt={PUBLIC: True}
@@ -100,11 +111,11 @@ def create_app(
         ],
         dependencies=_dependencies(ports, edges),
         middleware=[
-            partial(guard, reader=edges.key_reader),
+            *_around_guard(partial(guard, reader=edges.key_reader), edges.rules.limits),
             partial(lane, request_class=request_class),
         ],
         request_class=request_class,
-        request_max_body_size=edges.body_max,
+        request_max_body_size=edges.rules.body_max,
         plugins=[problem_details, documented_problems],
         exception_handlers={500: unexpected, Exception: _any},
         openapi_config=_openapi(),
@@ -113,8 +124,14 @@ def create_app(
         logging_config=None,
     )
     # Around the routing too, which Litestar's own middleware is not: a 404 is an answer as well.
-    app.asgi_handler = edge(checked(app.asgi_handler))
+    app.asgi_handler = edge(checked(app.asgi_handler), edges.rules)
     return app
+
+
+def _around_guard(guarded: Any, limits: Limits | None) -> list[Any]:  # noqa: ANN401 Litestar's
+    if limits is None:
+        return [guarded]
+    return [partial(before_guard, limits=limits), guarded, partial(after_guard, limits=limits)]
 
 
 def _any(request: Request[Any, Any, Any], error: Exception) -> Any:  # noqa: ANN401
@@ -134,6 +151,9 @@ def _dependencies(ports: Ports, edges: Edges) -> dict[str, Provide]:
         "projector_names": Provide(lambda: edges.projector_names, sync_to_thread=False),
         "surroundings": Provide(lambda: edges.surroundings, sync_to_thread=False),
         "closing": Provide(lambda: edges.closing, sync_to_thread=False),
+        "statistics": Provide(lambda: edges.statistics, sync_to_thread=False),
+        "machine": Provide(lambda: edges.machine, sync_to_thread=False),
+        "exposition": Provide(lambda: edges.metrics, sync_to_thread=False),
     }
 
 

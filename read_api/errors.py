@@ -1,5 +1,6 @@
 """Every refusal as RFC 9457 problem details. The only place that knows both sides."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -7,6 +8,7 @@ import structlog
 from litestar import Request, Response
 from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.plugins.problem_details import (
     ProblemDetailsConfig,
     ProblemDetailsException,
@@ -38,6 +40,8 @@ from domain.errors import (
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = "2"
+TOO_LARGE = "Payload too large"
+"""The original's words."""
 
 PROBLEMS = "/docs/problems#"
 """Where each problem type is explained."""
@@ -48,6 +52,7 @@ class ApiError(Exception):
 
     status = HTTPStatus.BAD_REQUEST
     code = "bad_request"
+    headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, pointer: str | None = None) -> None:
         super().__init__(message)
@@ -99,6 +104,48 @@ class TooManyStreams(ApiError):
     code = "too_many_streams"
 
 
+class RateLimited(ApiError):
+    """More requests than are allowed in this time."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "rate_limited"
+
+
+class BodyTooLarge(ApiError):
+    """The body is larger than the route takes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "body_too_large"
+
+
+class UrlTooLong(ApiError):
+    """The path and the query together are too long."""
+
+    status = HTTPStatus.REQUEST_URI_TOO_LONG
+    code = "url_too_long"
+
+
+class HeadersTooLarge(ApiError):
+    """All headers together are too large."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    code = "headers_too_large"
+
+
+class EncodedBody(ApiError):
+    """The body is compressed, or encoded in another way."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "encoded_body"
+
+
+class RequestTooSlow(ApiError):
+    """The request did not arrive in the time it has."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "request_too_slow"
+
+
 STATUS: dict[type[Exception], HTTPStatus] = {
     NotFound: HTTPStatus.NOT_FOUND,
     AlreadyExists: HTTPStatus.CONFLICT,
@@ -137,7 +184,7 @@ def of_api(error: ApiError) -> ProblemDetailsException:
     if error.status == HTTPStatus.UNAUTHORIZED:
         problem.headers = {"WWW-Authenticate": 'Bearer realm="automatos"'}
     elif error.status == HTTPStatus.TOO_MANY_REQUESTS:
-        problem.headers = {"Retry-After": RETRY_AFTER_S}
+        problem.headers = {"Retry-After": RETRY_AFTER_S, **error.headers}
     return problem
 
 
@@ -148,6 +195,8 @@ def of_http(error: HTTPException) -> ProblemDetailsException:
     status = HTTPStatus(error.status_code)
     if isinstance(error, ValidationException):
         return _of_validation(error)
+    if isinstance(error, RequestEntityTooLarge):
+        return of_api(BodyTooLarge(TOO_LARGE))
     detail = error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else _UNEXPECTED
     problem = _problem(status, _CODES.get(status, status.name.lower()), detail)
     problem.headers = error.headers
@@ -202,7 +251,6 @@ _UNEXPECTED = "Something went wrong on our side. Quote the request id when you r
 _CODES = {
     HTTPStatus.NOT_FOUND: "no_such_route",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
 }
 
 problem_details = ProblemDetailsPlugin(

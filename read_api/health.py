@@ -53,6 +53,18 @@ class Alone:
         return None
 
 
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The host that this process runs on.
+
+    Attributes:
+        cpu_percent: Since the last time it was asked for.
+    """
+
+    cpu_percent: float
+    memory_used_percent: float
+    memory_available_mb: float
+
+
 class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes:
     read_models: How many events each projector is behind the log.
@@ -64,6 +76,7 @@ class HealthBody(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     timestamp: datetime
     components: dict[str, Health]
+    metrics: Machine
     read_models: dict[str, int]
     parked: dict[str, int]
 
@@ -97,15 +110,22 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 @get("/health", opt={PUBLIC: True}, summary="Is the service healthy", tags=["health"])
 async def health(
-    ports: NamedDependency[Ports], projector_names: NamedDependency[Callable[[], list[str]]]
+    ports: NamedDependency[Ports],
+    projector_names: NamedDependency[Callable[[], list[str]]],
+    machine: NamedDependency[Callable[[], Machine]],
 ) -> Response[HealthBody]:
     """Probe the store and the read models; 503 when one of them does not answer."""
     head = await _head(ports)
     behind = _behind(ports, projector_names(), head)
     parked = ports.progress.parked_counts()
+    store: Health = "healthy" if head is not None else "unhealthy"
     components: dict[str, Health] = {
         "api_server": "healthy",
-        "event_store": "healthy" if head is not None else "unhealthy",
+        # The original's word for it; there is no other database that could be away by itself.
+        "database": store,
+        # Settings that make no sense refuse the start.
+        "config": "healthy",
+        "event_store": store,
         "read_models": _worst([_read_models(ports, behind), "degraded" if parked else "healthy"]),
     }
     status = _worst(components.values())
@@ -115,6 +135,7 @@ async def health(
         version=version("automatos"),
         timestamp=ports.circumstances.now(),
         components=components,
+        metrics=machine(),
         read_models=behind,
         parked=dict(parked),
     )
@@ -172,6 +193,7 @@ async def overview() -> Overview:
             "health": "/health",
             "liveness": "/health/live",
             "readiness": "/health/ready",
+            "endpoint statistics": "/api/health/endpoints",
         },
     )
 

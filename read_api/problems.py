@@ -24,13 +24,12 @@ from read_api.view import MIN_POSITION_HEADER
 _OTHERS = {
     "no_such_route": "No route has this path.",
     "method_not_allowed": "The route does not take this method.",
-    "body_too_large": "The body is larger than the route takes.",
     "internal_error": "Our own mistake; the log has the reason under the request id.",
 }
 
 
 MEDIA_TYPE = "application/problem+json"
-ON_READING = (400, 401, 403, 404)
+ON_READING = (400, 401, 403, 404, 429)
 ON_COMMAND = (*ON_READING, 409, 412, 413, 422, 503)
 
 

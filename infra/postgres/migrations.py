@@ -111,14 +111,39 @@ CREATE TABLE heartbeats (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES)
+_STATISTICS = """
+CREATE TABLE endpoint_calls (
+    endpoint text COLLATE "C" NOT NULL,
+    status bigint NOT NULL,
+    calls bigint NOT NULL,
+    total_us bigint NOT NULL,
+    min_us bigint NOT NULL,
+    max_us bigint NOT NULL,
+    last_called_us bigint NOT NULL,
+    within_5_ms bigint NOT NULL,
+    within_10_ms bigint NOT NULL,
+    within_25_ms bigint NOT NULL,
+    within_50_ms bigint NOT NULL,
+    within_100_ms bigint NOT NULL,
+    within_250_ms bigint NOT NULL,
+    within_500_ms bigint NOT NULL,
+    within_1000_ms bigint NOT NULL,
+    within_2500_ms bigint NOT NULL,
+    within_5000_ms bigint NOT NULL,
+    within_10000_ms bigint NOT NULL,
+    longer bigint NOT NULL,
+    PRIMARY KEY (endpoint, status)
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES, _STATISTICS)
 """In order; a migration that was released is never changed."""
 
 _RIGHTS = f"""
 GRANT USAGE ON SCHEMA public TO {APP_ROLE};
 GRANT SELECT, INSERT ON stored_events, blobs, keys TO {APP_ROLE};
 GRANT SELECT ON events, notifications, migrations TO {APP_ROLE};
-GRANT SELECT, INSERT, UPDATE ON notification_tracking TO {APP_ROLE};
+GRANT SELECT, INSERT, UPDATE ON notification_tracking, endpoint_calls TO {APP_ROLE};
 GRANT SELECT, INSERT, DELETE ON commands TO {APP_ROLE};
 GRANT SELECT, INSERT, UPDATE, DELETE
 ON leases, topics, relay_checkpoints, heartbeats TO {APP_ROLE};

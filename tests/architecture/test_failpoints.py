@@ -56,6 +56,8 @@ MODELS = {"messages", "completions", "with_streaming_response"}
 READS = "it only reads"
 HANDS_OVER = "it hands over to the log's lane, which has its own"
 ALLOWED = {
+    "infra/protocol.py Http._refuse": "it writes a last answer to a connection that it closes",
+    "infra/rate_limits.py InRedis._ask": "it counts, and a count lost lets one more request pass",
     "infra/event_store/postgres.py PostgresLog._read": READS,
     "infra/event_store/postgres_recorders.py LogThread.write": HANDS_OVER,
     "infra/event_store/postgres_recorders.py _told": "a hint to the package's own subscribers",

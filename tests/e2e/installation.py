@@ -35,10 +35,16 @@ def until(condition: Callable[[], object], what: str, *, timeout_s: float = WAIT
         sleep(POLL_S)
 
 
+UNLIMITED = {
+    f"AUTOMATOS_RATE_LIMIT_{of}": "0" for of in ("PER_IP", "PER_PRINCIPAL", "WRITES", "BAD_KEYS")
+}
+"""What `automatos api` limits unless told otherwise; a test of limits sets its own."""
+
+
 def environment(folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """Give a process nothing of ours but what a test sets."""
     others = {name: value for name, value in os.environ.items() if not NOT_OURS.match(name)}
-    return others | {"DATA_DIR": str(folder), "PORT": "0"} | dict(settings)
+    return others | {"DATA_DIR": str(folder), "PORT": "0"} | UNLIMITED | dict(settings)
 
 
 def asking(llm: LlmServer) -> dict[str, str]:
