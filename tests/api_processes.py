@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from commands.transact import CommandError
 from domain.events import WorkspaceId
+from infra.api import build_api, build_api_app
 from infra.composition import PROJECTORS, Writing, build_writing
 from infra.follower import Follower
 from infra.ids import new_uuid
@@ -67,6 +68,23 @@ async def projected(url: str, folder: Path) -> AsyncIterator[Installation]:
             await task
         engine.dispose()
         await writing.aclose()
+
+
+@asynccontextmanager
+async def asking(installation: Installation, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Give a client with a key, of an API without a port."""
+    settings = Settings(data_dir=folder, database_url=installation.url, kafka_partitions=1)
+    app = build_api_app(build_api(settings), closing=lambda: False)
+    headers = {"X-API-Key": await installation.key(WorkspaceId(new_uuid()))}
+    # Each library spells ASGI's types in its own way.
+    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+    async with (
+        app.lifespan(),
+        httpx.AsyncClient(
+            base_url="http://api", headers=headers, transport=transport, timeout=WAIT_MAX_S
+        ) as client,
+    ):
+        yield client
 
 
 async def _following(follower: Follower) -> None:

@@ -34,8 +34,9 @@ from read_api.health import PROBE_MAX_S
 from tests.api_processes import agent, projected, serving
 from tests.contracts.stores import ACME
 from tests.e2e.full_disk import CHUNK, can_mount, small_disk
-from tests.infra.test_postgres_log import commanding, issued, named, one, opened, rows
+from tests.infra.test_postgres_log import commanding, issued, named, one, rows
 from tests.projecting import Diary, history, in_postgres, new_rows
+from tests.relaying import opened
 from tests.servers.fixtures import Private
 from tests.servers.proxy import Proxy
 from tests.servers.server import LOCAL, Server, free_port

@@ -2,17 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from domain.events import WorkspaceId
-from infra.api import build_api, build_api_app
-from infra.ids import new_uuid
-from infra.settings import Settings
-from tests.api_processes import WAIT_MAX_S, Installation, agent, projected, until
+from tests.api_processes import Installation, agent, asking, projected, until
 from tests.read_api.conftest import assert_problem
 from tests.servers.fixtures import Private
 from tests.servers.server import Server
@@ -27,23 +22,6 @@ def database(private_postgres: Private) -> Server:
 async def installation(database: Server, tmp_path: Path) -> AsyncIterator[Installation]:
     async with projected(database.url, tmp_path) as made:
         yield made
-
-
-@asynccontextmanager
-async def asking(installation: Installation, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Give a client with a key, of an API without a port."""
-    settings = Settings(data_dir=folder, database_url=installation.url, kafka_partitions=1)
-    app = build_api_app(build_api(settings), closing=lambda: False)
-    headers = {"X-API-Key": await installation.key(WorkspaceId(new_uuid()))}
-    # Each library spells ASGI's types in its own way.
-    transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
-    async with (
-        app.lifespan(),
-        httpx.AsyncClient(
-            base_url="http://api", headers=headers, transport=transport, timeout=WAIT_MAX_S
-        ) as client,
-    ):
-        yield client
 
 
 async def ready(client: httpx.AsyncClient) -> bool:

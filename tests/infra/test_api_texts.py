@@ -2,13 +2,7 @@
 
 from pathlib import Path
 
-import httpx
-
-from domain.events import WorkspaceId
-from infra.api import build_api, build_api_app
-from infra.ids import new_uuid
-from infra.settings import Settings
-from tests.api_processes import WAIT_MAX_S, projected
+from tests.api_processes import asking, projected
 from tests.read_api.conftest import assert_problem
 
 NUL = "%00"
@@ -28,16 +22,9 @@ REQUESTS = (
 async def test_no_text_with_u_0000_gets_as_far_as_the_database(
     postgres_url: str, tmp_path: Path
 ) -> None:
-    async with projected(postgres_url, tmp_path) as installation:
-        settings = Settings(data_dir=tmp_path, database_url=postgres_url, kafka_partitions=1)
-        app = build_api_app(build_api(settings), closing=lambda: False)
-        headers = {"X-API-Key": await installation.key(WorkspaceId(new_uuid()))}
-        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
-        async with (
-            app.lifespan(),
-            httpx.AsyncClient(
-                base_url="http://api", headers=headers, transport=transport, timeout=WAIT_MAX_S
-            ) as client,
-        ):
-            for method, path, body, code in REQUESTS:
-                assert_problem(await client.request(method, path, content=body), 400, code)
+    async with (
+        projected(postgres_url, tmp_path) as installation,
+        asking(installation, tmp_path) as client,
+    ):
+        for method, path, body, code in REQUESTS:
+            assert_problem(await client.request(method, path, content=body), 400, code)

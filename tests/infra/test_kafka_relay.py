@@ -76,6 +76,12 @@ async def caught_up(log: PostgresLog, pool: Pool, topic: Topic) -> None:
     await until(is_caught_up, "the relay has caught up")
 
 
+async def check_relayed_once(log: PostgresLog, topic: Topic) -> None:
+    rows, records = await logged(log), on_topic(topic.servers, topic.name)
+    check_complete(records, rows)
+    assert len(records) == len(rows)
+
+
 async def test_every_event_gets_onto_the_topic_once_while_more_are_appended(
     log: PostgresLog, pool: Pool, topic: Topic
 ) -> None:
@@ -84,9 +90,7 @@ async def test_every_event_gets_onto_the_topic_once_while_more_are_appended(
     async with relaying(log, pool, topic):
         await writer.write(ROUNDS)
         await caught_up(log, pool, topic)
-    rows, records = await logged(log), on_topic(topic.servers, topic.name)
-    check_complete(records, rows)
-    assert len(records) == len(rows)
+    await check_relayed_once(log, topic)
 
 
 async def test_a_relay_goes_on_where_the_last_one_stopped(
@@ -97,9 +101,7 @@ async def test_a_relay_goes_on_where_the_last_one_stopped(
         await writer.write(3)
         async with relaying(log, pool, topic):
             await caught_up(log, pool, topic)
-    rows, records = await logged(log), on_topic(topic.servers, topic.name)
-    check_complete(records, rows)
-    assert len(records) == len(rows)
+    await check_relayed_once(log, topic)
 
 
 async def test_of_two_relays_one_waits_and_takes_over_when_the_other_stops(
@@ -126,9 +128,7 @@ async def test_of_two_relays_one_waits_and_takes_over_when_the_other_stops(
         await until(two_leads, "the other relay leads")
         await writer.write(2)
         await caught_up(log, pool, topic)
-    rows, records = await logged(log), on_topic(topic.servers, topic.name)
-    check_complete(records, rows)
-    assert len(records) == len(rows)
+    await check_relayed_once(log, topic)
 
 
 async def test_what_waits_is_told_in_events_and_seconds(

@@ -24,6 +24,7 @@ from infra.postgres.connections import APP_ROLE
 from infra.postgres.migrations import MIGRATIONS, SchemaIsNewer, SchemaIsOld, check_schema, migrate
 from infra.vault import Vault
 from tests.contracts.stores import ACME, NOON
+from tests.relaying import opened
 from tests.servers.fixtures import Private
 from tests.servers.proxy import Proxy
 
@@ -49,15 +50,6 @@ def url(postgres_url: str) -> str:
 def proxy(url: str) -> Iterator[Proxy]:
     with Proxy(urlsplit(url).port or 0) as proxy:
         yield proxy
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(url)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 @asynccontextmanager
