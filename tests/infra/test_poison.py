@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from domain.agents import AGENT, AgentId, AgentTagged
-from domain.catalog import AnyEvent
+from domain.agents import AGENT, AgentId, AgentProfile, AgentRegistered, AgentTagged
+from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.events import JsonObject, Recorded, StreamId, WorkspaceId
 from domain.identity import WorkspaceCreated
 from domain.upcasters import Upcasters
@@ -45,6 +45,8 @@ WAIT_MAX_S = 60.0
 TAGS = ("poison",)
 MARK = AgentTagged(agent_id=AgentId(1), tags=TAGS)
 """What every poison is once it is mended."""
+
+ADA = AgentRegistered(agent_id=AgentId(1), profile=AgentProfile(name="Ada"))
 
 Poison = Literal["bytes", "type", "version", "upcaster", "projector"]
 POISONS: tuple[Poison, ...] = ("bytes", "type", "version", "upcaster", "projector")
@@ -124,12 +126,15 @@ def in_its_own(event: AnyEvent, workspace_id: WorkspaceId) -> AnyEvent:
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Item]:
-    """Give logs in which some workspaces have poison, and one at least has none."""
+    """Give logs in which some workspaces have poison, and one at least has none.
+
+    All have the agent that the marks are of, so that it is seen whether those are there.
+    """
     ill = draw(st.lists(st.sampled_from(WORKSPACES), min_size=1, max_size=2, unique=True))
     good = st.tuples(st.sampled_from(WORKSPACES), any_event())
     bad = st.tuples(st.sampled_from(ill), st.sampled_from(POISONS))
     items: list[Item] = draw(st.lists(good | bad, max_size=25))
-    return items
+    return [*((workspace_id, ADA) for workspace_id in WORKSPACES), *items]
 
 
 # The two ways in which events come to read models.
@@ -277,7 +282,37 @@ def test_workspaces_without_poison_are_as_if_there_were_none(
     event(f"{len(ill)} workspaces are ill")
     for workspace_id in set(WORKSPACES) - ill:
         assert of(installation.engine, workspace_id) == of(installation.other, workspace_id)
-    assert {each.workspace_id for each in parked(installation.engine)} <= ill
+    assert slices(installation.engine) == at_fault(items)
+
+
+def at_fault(items: Sequence[Item]) -> list[tuple[str, WorkspaceId, int]]:
+    """Tell by the tags of the rows who is to be parked for whom, and where."""
+    first: dict[tuple[str, WorkspaceId], int] = {}
+    for position in sorted(at(items, *POISONS)):
+        row = written(items)[position - 1]
+        for projector in PROJECTORS:
+            folded = {kind.tag() for kind in projector.folds}
+            if row.tag in folded or row.tag not in EVENT_TYPES:
+                first.setdefault((projector.name, WorkspaceId(row.workspace_id)), position)
+    return sorted((name, workspace_id, at) for (name, workspace_id), at in first.items())
+
+
+@pytest.mark.parametrize(
+    ("poison", "reason"),
+    [
+        ("bytes", "CannotDecode: "),
+        ("type", "CannotDecode: agent_moulted at 1: "),
+        ("version", "CannotDecode: agent_tagged at 1: Schema version 2 is newer"),
+        ("upcaster", "CannotDecode: agent_labelled at 1: AttributeError: nobody thought of this"),
+        ("projector", "ValueError: cannot bear this"),
+    ],
+)
+def test_the_reason_is_kept(folder: Folder, poison: Poison, reason: str) -> None:
+    with closing(filled([(WORKSPACES[0], poison)])) as log:
+        asyncio.run(Embedded().follow(log, folder.engine, FUSSY, 1))
+    found = parked(folder.engine)
+    assert found[0].projector == "agents"
+    assert {each.error.startswith(reason) for each in found} == {True}
 
 
 @checked
