@@ -24,12 +24,11 @@ from projections.runs import (
 from read_api.accepted import accepted
 from read_api.asked import ApiRequest
 from read_api.errors import missing
-from read_api.view import ID_MAX, View
+from read_api.money import decimal_usd, usd
+from read_api.view import ID_MAX, Skip, View
 
 PAGE_MAX = 100
-NANO = 1_000_000_000
 
-Skip = Annotated[int, QueryParameter(ge=0, le=2**53)]
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)]
 
 
@@ -196,7 +195,7 @@ def _item(row: RunRow) -> dict[str, Any]:
         "error_message": row.error,
         "triggered_by": row.started_by,
         "total_tokens": row.tokens,
-        "total_cost": row.cost_nano_usd / NANO,
+        "total_cost": usd(row.cost_nano_usd),
     }
 
 
@@ -226,7 +225,7 @@ async def _output(view: View, row: RunRow, steps: list[StepBody]) -> JsonObject 
         "result": await view.text(row.output),
         "steps_completed": sum(step.status == "completed" for step in steps),
         "execution_time": (row.finished_at - row.started_at).total_seconds(),
-        "total_cost": row.cost_nano_usd / NANO,
+        "total_cost": usd(row.cost_nano_usd),
         "total_tokens_used": row.tokens,
         "total_requests": row.calls,
         "subtasks": [_subtask(step) for step in steps],
@@ -253,8 +252,3 @@ def _took_ms(began: datetime | None, ended: datetime | None) -> int | None:
     if began is None or ended is None:
         return None
     return round((ended - began).total_seconds() * 1000)
-
-
-def decimal_usd(nano: int) -> str:
-    """Spell billionths of a dollar as a decimal, exactly."""
-    return f"{nano // NANO}.{nano % NANO:09d}"

@@ -10,7 +10,7 @@ from litestar.params import QueryParameter
 from projections.agents import agent_names
 from projections.usage import DailyUsage, usage_since
 from read_api.asked import ApiRequest
-from read_api.runs import decimal_usd
+from read_api.money import decimal_usd
 
 DAYS_DEFAULT = timedelta(days=30)
 ROWS_MAX = 10_000

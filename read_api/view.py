@@ -12,7 +12,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from litestar import Response
-from litestar.params import PathParameter
+from litestar.params import PathParameter, QueryParameter
 from sqlalchemy import Connection
 
 from domain.agents import ModelConfig
@@ -32,6 +32,8 @@ ID_MAX = 2**63 - 1
 POSITION = re.compile(r"[0-9]{1,18}")
 
 EntityId = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
+Skip = Annotated[int, QueryParameter(ge=0, le=2**53)]
+"""Rows to leave out at the front: no more than JavaScript can count."""
 
 MIN_POSITION_HEADER = "Min-Position"
 

@@ -11,9 +11,8 @@ from domain.events import JsonObject
 from projections.agents import AgentRow
 from projections.runs import AgentWork
 from projections.usage import AgentUsage
+from read_api.money import usd
 from read_api.view import View
-
-NANO = 1_000_000_000
 
 
 class ModelUsageStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +175,7 @@ def usage_stats(used: AgentUsage | None) -> ModelUsageStats:
         return ModelUsageStats()
     return ModelUsageStats(
         total_tokens=used.tokens,
-        total_cost=used.cost_nano_usd / NANO,
+        total_cost=usd(used.cost_nano_usd),
         total_requests=used.calls,
         avg_tokens_per_request=used.tokens // used.calls if used.calls else 0,
         last_used_at=used.last_used_at,

@@ -9,7 +9,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from commands.agents import AgentCommands, ArchiveAgent, ChangeAgent, RegisterAgent
 from commands.transact import Issued
-from domain.agents import AGENT_TYPES, AgentId, AgentStatus
+from domain.agents import AGENT_TYPES, AgentId, AgentStatus, ModelConfig
 from projections.agents import AgentFilter, AgentRow, agent, agent_counts, agent_page
 from projections.runs import work_of_agents
 from projections.usage import usage_of_agents
@@ -38,12 +38,11 @@ from read_api.agents.bodies import (
 from read_api.asked import ApiRequest
 from read_api.errors import missing
 from read_api.lane import SHORT
-from read_api.view import EntityId, View
+from read_api.view import EntityId, Skip, View
 
 BODY_MAX = 1024 * 1024
 PAGE_MAX = 1_000
 
-Skip = Annotated[int, QueryParameter(ge=0, le=2**53)]
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)]
 
 
@@ -74,11 +73,7 @@ class AgentController(Controller):
         skip: Skip = 0,
         limit: Limit = 100,
     ) -> Response[list[AgentBody]]:
-        view = request.view
-        await view.fresh("agents", "runs", "usage")
-        rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
-        bodies = await _bodies(view, rows)
-        return view.response(bodies, **{"X-Total-Count": str(total)})
+        return await _page(request.view, wanted, skip=skip, limit=limit)
 
     @get("/available", summary="List agents that can be given work")
     async def available(
@@ -87,12 +82,8 @@ class AgentController(Controller):
         skip: Skip = 0,
         limit: Limit = 100,
     ) -> Response[list[AgentBody]]:
-        view = request.view
-        await view.fresh("agents", "runs", "usage")
         wanted = AgentFilter(status="active")
-        rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
-        bodies = await _bodies(view, rows)
-        return view.response(bodies, **{"X-Total-Count": str(total)})
+        return await _page(request.view, wanted, skip=skip, limit=limit)
 
     @get("/types", summary="List the known kinds of agents")
     async def types(self) -> TypesBody:
@@ -184,13 +175,8 @@ class AgentController(Controller):
         view = request.view
         await view.fresh("agents", "usage")
         row = await _found(view, agent_id)
-        used = await view.ask(usage_of_agents, [agent_id])
-        body = ModelConfigBody(
-            agent_id=agent_id,
-            agent_name=row.profile.name,
-            model_config=row.profile.model or view.default_model,
-            model_usage_stats=usage_stats(used.get(agent_id)),
-        )
+        model = row.profile.model or view.default_model
+        body = await _model_config(view, agent_id, row.profile.name, model)
         return view.response(body, ETag=f'"{row.version}"')
 
     @put("/{agent_id:int}/model-config", summary="Give an agent another model")
@@ -254,20 +240,35 @@ def provide_filter(
     return AgentFilter(status=status, agent_type=agent_type, search=search, tag=tag)
 
 
+async def _page(
+    view: View, wanted: AgentFilter, *, skip: int, limit: int
+) -> Response[list[AgentBody]]:
+    await view.fresh("agents", "runs", "usage")
+    rows, total = await view.ask(agent_page, wanted, skip=skip, limit=limit)
+    bodies = await _bodies(view, rows)
+    return view.response(bodies, **{"X-Total-Count": str(total)})
+
+
 async def _configured(
     command: ChangeAgent, agent_commands: AgentCommands, issued: Issued, view: View
 ) -> Response[ModelConfigBody]:
     outcome = await agent_commands.change(command, issued)
     answer = outcome.answer
     assert answer.profile.model is not None
-    used = await view.ask(usage_of_agents, [command.agent_id])
-    body = ModelConfigBody(
-        agent_id=command.agent_id,
-        agent_name=answer.profile.name,
-        model_config=answer.profile.model,
-        model_usage_stats=usage_stats(used.get(command.agent_id)),
-    )
+    body = await _model_config(view, command.agent_id, answer.profile.name, answer.profile.model)
     return accepted(outcome, body, answer.version, 200)
+
+
+async def _model_config(
+    view: View, agent_id: int, name: str, model: ModelConfig
+) -> ModelConfigBody:
+    used = await view.ask(usage_of_agents, [agent_id])
+    return ModelConfigBody(
+        agent_id=agent_id,
+        agent_name=name,
+        model_config=model,
+        model_usage_stats=usage_stats(used.get(agent_id)),
+    )
 
 
 async def _found(view: View, agent_id: int) -> AgentRow:

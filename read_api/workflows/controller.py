@@ -16,7 +16,7 @@ from read_api.accepted import accepted
 from read_api.asked import ApiRequest
 from read_api.errors import missing
 from read_api.lane import SHORT
-from read_api.view import EntityId, View
+from read_api.view import EntityId, Skip, View
 from read_api.workflows.answers import (
     Drafted,
     StartedRun,
@@ -40,7 +40,6 @@ from read_api.workflows.overview import ActiveBody, dashboard_of, going_on
 BODY_MAX = 10 * 1024 * 1024
 PAGE_MAX = 200
 
-Skip = Annotated[int, QueryParameter(ge=0, le=2**53)]
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)]
 
 

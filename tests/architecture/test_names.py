@@ -34,6 +34,7 @@ NO_SLICE = {
         "errors",
         "gate",
         "health",
+        "money",
         "problems",
         "raw",
         "reads",
