@@ -23,8 +23,6 @@ STEPS_MAX = 100_000
 VIRTUAL_MAX_S = 3_600.0
 """A run that is not over by then goes round in circles, or has lost a wake-up."""
 
-END_STEPS_MAX = 10_000
-
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -78,6 +76,7 @@ class ScheduledLoop(asyncio.BaseEventLoop):
         self.chance = random.Random(seed)
         self.trace: list[int] = []
         self._now = 0.0
+        self._over_at = VIRTUAL_MAX_S
         self._numbers = itertools.count()
         self._due: list[asyncio.Handle] = []
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
@@ -155,7 +154,7 @@ class ScheduledLoop(asyncio.BaseEventLoop):
             handle._run()
         if self._faults:
             raise self._faults[0]
-        if len(self.trace) > STEPS_MAX or self._now > VIRTUAL_MAX_S:
+        if len(self.trace) > STEPS_MAX or self._now > self._over_at:
             raise Stuck(f"not over after {len(self.trace)} steps and {self._now:.0f} s")
 
     def _forward(self) -> None:
@@ -172,6 +171,8 @@ class ScheduledLoop(asyncio.BaseEventLoop):
     def end(self) -> None:
         """Cancel what is left, and let it end."""
         self._faults.clear()
+        self.trace.clear()
+        self._over_at = self._now + VIRTUAL_MAX_S
         tasks = asyncio.all_tasks(self)
         for task in tasks:
             task.cancel()

@@ -368,7 +368,7 @@ def simulate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(relay, "Leases", lambda _: BROKER.get().leases)
     patch.setattr(relay, "Checkpoints", lambda *_: SimulatedCheckpoints(BROKER.get()))
     patch.setattr(relay, "ensure_topic", _nothing)
-    patch.setattr(relay, "open_producer", lambda _: SimulatedProducer(BROKER.get()))
+    patch.setattr(relay, "open_producer", lambda *_: SimulatedProducer(BROKER.get()))
     patch.setattr(relay, "PAGE_ROWS_MAX", PAGE_ROWS)
 
 
