@@ -7,7 +7,7 @@ import msgspec
 
 from domain.events import JsonObject
 from domain.workflows import WorkflowStatus
-from projections.runs import RunFilter, RunRow, run_counts, run_page
+from projections.runs import RunFilter, RunRow, run_counts, run_page, steps_of
 from projections.workflows import WorkflowFilter, WorkflowRow, workflow_counts, workflow_page
 from read_api.view import View
 
@@ -15,6 +15,12 @@ ACTIVE_MAX = 100
 """Workflows in the overview of active ones."""
 
 RECENT_MAX = 5
+"""Runs of each of them that are told."""
+
+ACTIVITY_MAX = 20
+"""Runs on the dashboard."""
+
+TREND_DAYS = 7
 LOAD_PER_RUN = 15
 """Points of the original's `system_load` for each run going on."""
 
@@ -99,7 +105,7 @@ async def _active(view: View, row: WorkflowRow) -> ActiveWorkflow:
         name=row.profile.name,
         description=row.profile.description,
         status=row.status,
-        current_execution=_current(row, recent),
+        current_execution=await _current(view, row),
         metrics=_metrics(counts.by_status, counts.completed_us, recent),
         recent_executions=[_recent(run) for run in recent],
         created_at=row.created_at,
@@ -114,7 +120,7 @@ async def dashboard_of(view: View) -> JsonObject:
     workflows = await view.ask(workflow_counts)
     ever = await view.ask(run_counts)
     since_midnight = await view.ask(run_counts, since=today)
-    recent, _ = await view.ask(run_page, RunFilter(), skip=0, limit=20)
+    recent, _ = await view.ask(run_page, RunFilter(), skip=0, limit=ACTIVITY_MAX)
     of_all = _metrics(ever.by_status, ever.completed_us, recent)
     of_today = _metrics(since_midnight.by_status, since_midnight.completed_us, recent)
     return {
@@ -138,7 +144,7 @@ async def dashboard_of(view: View) -> JsonObject:
             "avg_execution_time": of_all.avg_duration,
         },
         "execution_trends": [
-            await _trend(view, today - timedelta(days=d)) for d in range(6, -1, -1)
+            await _trend(view, today - timedelta(days=d)) for d in reversed(range(TREND_DAYS))
         ],
         "recent_activity": [msgspec.to_builtins(_recent(run)) for run in recent],
         "last_updated": now,
@@ -152,12 +158,14 @@ async def _trend(view: View, day: datetime) -> dict[str, Any]:
     return {"date": day.date().isoformat(), "executions": total}
 
 
-def _current(row: WorkflowRow, recent: list[RunRow]) -> CurrentRun:
-    running = [run for run in recent if run.status == "running"]
+async def _current(view: View, row: WorkflowRow) -> CurrentRun:
+    """Tell of the newest run that goes on. Its steps are those it was started with."""
+    wanted = RunFilter(workflow_id=row.workflow_id, status="running")
+    running, _ = await view.ask(run_page, wanted, skip=0, limit=1)
     if not running:
         return CurrentRun(id=None, status="idle", progress=0, current_step=None, started_at=None)
     run = running[0]
-    names = [step.step_id for step in row.steps]
+    names = [step.step_id for step in await view.ask(steps_of, run.run_id)]
     return CurrentRun(
         id=run.run_id,
         status=run.status,

@@ -1,12 +1,21 @@
 """Workflows on the wire: the original frontend's shapes."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.read_api.conftest import Tenant, assert_problem
+from commands.transact import Write
+from domain.events import Blob
+from domain.runs import LEASE, RUN, RunId, RunStarted, StepFailed, StepStarted
+from domain.workflows import Step
+from tests.contracts.stores import append
+from tests.read_api.conftest import Served, Tenant, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RECENT_MAX = 5
+"""Runs of a workflow that the overview tells."""
 
 ITEM_FIELDS = (
     *("id", "name", "description", "status", "owner", "tags", "default_policy_id"),
@@ -139,6 +148,47 @@ async def test_what_is_going_on_has_the_frontend_s_shape(tenant: Tenant) -> None
     (recent,) = item["recent_executions"]
     assert recent["id"] == run["id"]
     assert set(recent) == {"id", "status", "started_at", "completed_at", "duration"}
+
+
+async def test_the_run_that_goes_on_is_told_however_many_newer_ones_have_ended(
+    served: Served, tenant: Tenant
+) -> None:
+    workflow = await tenant.three_steps()
+    run_id = await waiting_run(served, tenant, workflow["id"])
+    for _ in range(RECENT_MAX):
+        await tenant.ended_run(workflow["id"])
+    active = (await tenant.http.get("/api/workflows/active")).json()["active_workflows"][0]
+    assert run_id not in [run["id"] for run in active["recent_executions"]]
+    current = active["current_execution"]
+    assert (current["id"], current["status"]) == (run_id, "running")
+    assert (current["current_step"], current["progress"]) == ("as-it-was-then", 0)
+
+
+async def waiting_run(served: Served, tenant: Tenant, workflow_id: int) -> RunId:
+    """Record a run that waits an hour for the next try of a step that its workflow has no more."""
+    run_id, now = RunId(1), datetime.now(UTC)
+    step = Step(step_id="as-it-was-then", agent_id=1, prompt_template="Go.")
+    events = (
+        RunStarted(
+            run_id=run_id,
+            execution_id="exec-1",
+            workflow_id=workflow_id,
+            workflow_version=1,
+            workflow_name="Research",
+            steps=(step, step),
+            input=Blob("none", 0),
+        ),
+        StepStarted(
+            run_id=run_id, step=0, attempt=1, worker="w", leased_at=now, lease_until=now + LEASE
+        ),
+        StepFailed(
+            run_id=run_id, step=0, attempt=1, error="Busy.", retry_at=now + timedelta(hours=1)
+        ),
+    )
+    stream_id = RUN.stream_id(tenant.workspace_id, run_id)
+    store = served.installation.writing.store
+    await append(store, Write(stream_id, 0, events), workspace_id=tenant.workspace_id)
+    return run_id
 
 
 async def test_the_dashboard_counts_what_there_is_and_invents_nothing(tenant: Tenant) -> None:
