@@ -73,7 +73,7 @@ def database(loop: ScheduledLoop) -> Database:
 
 STREAMS = [AGENT.stream_id(ACME, str(n)) for n in range(3)]
 WRITERS = 5
-APPENDS = 4
+APPENDS = 3
 
 
 class Writers:
