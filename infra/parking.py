@@ -13,17 +13,19 @@ from typing import NamedTuple, Protocol, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine, select, update
 
+from domain.audit import AUDIT, ParkedEventSkipped
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
 from infra.event_store.codec import Codec, Stored
+from infra.event_store.store import Log
 from infra.event_store.unreadable import concerns, readable, refuse_unreadable
 from infra.failpoints import failpoint
 from infra.projecting import Applier, Place, is_ours, tell_parked, tries
 from infra.read_store import told
 from infra.vault import Vault
-from projections.projector import fold, moment, park, parked_slices, standings, unpark
+from projections.projector import Projector, fold, moment, park, parked_slices, standings, unpark
 
-__all__ = ["Parked", "Place", "Unparker", "bring_back", "parked"]
+__all__ = ["Parked", "Place", "Unparker", "bring_back", "leave_out_again", "parked"]
 
 PAGE_MAX = 1_000
 """Events projected in one transaction."""
@@ -88,6 +90,28 @@ async def bring_back(
     """Do as `Unparker.bring_back` does, here and for an operator."""
     # Personal fields stay sealed, so that no key is needed.
     return await Unparker(rows, engine, Codec(Vault())).bring_back(place, skipped=skipped)
+
+
+async def leave_out_again(
+    log: Log, engine: Engine, projector: Projector, partition: Callable[[WorkspaceId], int]
+) -> None:
+    """Leave out of a rebuilt read model what operators have left out before."""
+    for each in [each for each in parked(engine) if each.projector == projector.name]:
+        place = Place(projector, each.workspace_id, partition(each.workspace_id))
+        skipped = await _skipped(log, place)
+        again: Parked | None = each
+        while again is not None and again.position in skipped:
+            again = await bring_back(log, engine, place, skipped=again.position)
+
+
+async def _skipped(log: Log, place: Place) -> set[int]:
+    stream_id = AUDIT.stream_id(place.workspace_id, place.projector.name)
+    codec, found, after = Codec(Vault()), set[int](), 0
+    while rows := await log.stream(stream_id, after=after, limit=PAGE_MAX):
+        events = [readable(codec, row).event for row in rows]
+        found |= {event.position for event in events if isinstance(event, ParkedEventSkipped)}
+        after = rows[-1].stream_version
+    return found
 
 
 async def _here(work: Callable[[], T]) -> T:

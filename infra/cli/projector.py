@@ -89,7 +89,7 @@ def _end(name: str, workspace: str, reason: str | None) -> None:
     async def work(writing: Writing) -> Parked | None:
         engine = _engine(writing.settings)
         try:
-            place = Place(chosen, WorkspaceId(workspace), _partition(writing.settings, workspace))
+            place = Place(chosen, WorkspaceId(workspace), partition(writing.settings, workspace))
             return await _brought_back(writing, engine, place, reason)
         finally:
             engine.dispose()
@@ -139,7 +139,8 @@ def _engine(chosen: Settings) -> Engine:
     return reads.open_engine(chosen.database_url, pool_size=2)
 
 
-def _partition(chosen: Settings, workspace: str) -> int:
+def partition(chosen: Settings, workspace: str) -> int:
+    """Tell in which partition a workspace is."""
     if not chosen.database_url:
         return 0
     from infra.kafka.records import partition_of  # noqa: PLC0415

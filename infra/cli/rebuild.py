@@ -8,11 +8,12 @@ import msgspec
 import typer
 from sqlalchemy import Engine
 
+from infra.cli.projector import partition
 from infra.cli.shared import out, progress, refuse, settings, with_writing
 from infra.composition import PROJECTORS, Writing
 from infra.event_store.store import EventStore
 from infra.lock import FolderLock
-from infra.parking import parked
+from infra.parking import leave_out_again, parked
 from infra.read_store import digest, open_engine
 from infra.read_store import rebuild as rebuild_model
 from infra.settings import Settings
@@ -97,6 +98,8 @@ def _rebuild(engine: Engine, projector: Projector, partitions: int, beside: Besi
                 writing.store,
                 lambda done, total: bar.update(task, completed=done, total=total),
             )
+        of = partial(partition, writing.settings)
+        await leave_out_again(writing.store.log, engine, projector, of)
         return before, _rows(engine, projector, partitions)
 
     before, after = with_writing(work)

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from domain.agents import AGENT, AgentId, AgentProfile, AgentRegistered
+from domain.audit import AUDIT, ParkedEventSkipped
 from domain.events import WorkspaceId
 from infra import parking
 from infra.event_store.codec import Codec, Stored
@@ -22,16 +23,16 @@ from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
 from infra.event_store.unreadable import readable
 from infra.kafka.records import partition_of
-from infra.parking import Place, Rows, Unparker, bring_back, parked
+from infra.parking import Place, Rows, Unparker, bring_back, leave_out_again, parked
 from infra.postgres import reads
 from infra.postgres.migrations import migrate
 from infra.projecting import RETRY_AFTER_S, Applier, Slice
-from infra.read_store import open_engine
+from infra.read_store import open_engine, rebuild
 from infra.settings import Settings
 from infra.vault import Vault
 from projections.agents import AgentsProjector, agents
 from tests.e2e.installation import ROOT, WAIT_MAX_S, environment
-from tests.projecting import Diary, Fact, new_rows
+from tests.projecting import Diary, Fact, in_file, new_rows
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -146,6 +147,23 @@ async def test_what_is_recorded_while_it_is_brought_back_is_not_left_out(
     assert await bring_back(Growing(rows), engine, Place(Diary(), ACME, 0)) is None
     assert noted(engine) == [1, 2, 3, 4, 5, 6]
     assert parked(engine) == []
+
+
+@pytest.mark.parametrize(("poison", "still"), [("bad", []), ("worse", [5])])
+async def test_a_rebuild_leaves_out_again_what_an_operator_has_left_out(
+    tmp_path: Path, poison: str, still: list[int]
+) -> None:
+    skipped = ParkedEventSkipped(projector="diary", position=2, reason="it is bad")
+    noise = ParkedEventSkipped(projector="agents", position=5, reason="of another projector")
+    trail = [(ACME, AUDIT.stream_id(ACME, e.projector), e) for e in (skipped, noise)]
+    log, engine, diary = MemoryLog(), in_file(tmp_path), Diary(poison=poison)
+    await asyncio.to_thread(log.write, Append(new_rows([*FACTS, *trail])))
+    await rebuild(EventStore(log, Vault()), engine, diary)
+    await leave_out_again(log, engine, diary, lambda _: 0)
+    assert [each.position for each in parked(engine)] == still
+    assert noted(engine) == ([1, 2, 3, 4] if still else [1, 3, 4, 5, 6, 7, 8])
+    log.close()
+    engine.dispose()
 
 
 # By itself.
@@ -263,7 +281,9 @@ import json, sys
 from contextlib import redirect_stdout
 from io import StringIO
 from infra.cli.projector import app
+from infra.cli.rebuild import rebuild
 
+app.command("rebuild")(rebuild)
 answers = []
 for arguments in json.loads(sys.argv[1]):
     with redirect_stdout(StringIO()) as told:
@@ -360,21 +380,26 @@ def test_an_operator_lists_retries_and_skips(installation: Installation) -> None
     asyncio.run(installation.record(facts))
     installation.project(facts)
     assert installation.names() == ["a", "b"]
-    listed, retried, unsaid, skipped, unlisted, *refused = installation.projector(
+    rebuilt, listed, retried, unsaid, skipped, unlisted, again, *refused = installation.projector(
+        ["rebuild", "agents"],
         ["parked"],
         ["retry", "agents", "acme"],
         ["skip", "agents", "acme", "--reason", " "],
         ["skip", "agents", "acme", "--reason", "too large"],
         ["parked"],
+        ["rebuild", "agents"],
         ["retry", "agents", "acme"],
         ["retry", "nothing", "acme"],
     )
+    assert rebuilt[1].startswith("agents: rebuilt up to position 4, the same rows as before")
+    assert "parked workspaces: 1;" in rebuilt[1]
     assert listed[1].startswith("agents  acme  position 2  ")
     assert retried[0] == 1
     assert retried[1].startswith("parked again: agents  acme  position 2  ")
     assert unsaid == (2, "")
     assert skipped == (0, "agents: acme goes on\n")
     assert unlisted == (0, "nothing is parked\n")
+    assert (again[0], "parked workspaces" in again[1]) == (0, False)
     assert refused == [(2, ""), (2, "")]
     assert installation.names() == ["a", "b", "c"]
     assert asyncio.run(installation.trail()) == ["parked_slice_retried", "parked_event_skipped"]
