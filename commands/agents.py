@@ -22,13 +22,17 @@ from domain.agents import (
     Registered,
     Unregistered,
 )
-from domain.errors import NameIsTaken, TooLong
+from domain.errors import Invalid, NameIsTaken, TooLong
 from domain.events import WorkspaceId
 
 NAME_MAX = 255
 DESCRIPTION_MAX = 16_384
 PROMPT_BYTES_MAX = 256 * 1024
 TAGS_MAX = 100
+"""After commas are split: one text may hold many."""
+
+TAG_MAX = 255
+"""Characters of a tag."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_MAX, pattern=r"\S")]
 Description = Annotated[str, msgspec.Meta(max_length=DESCRIPTION_MAX)]
@@ -163,8 +167,11 @@ class AgentCommands:
         names = Names(transaction, issued.workspace_id, NAME_KIND)
         await names.claim(profile.name, str(agent_id))
         decided = agents.register(loaded.state, agent_id=agent_id, profile=profile)
+        registered = AGENT.fold(decided, loaded.state)
+        assert isinstance(registered, Registered)
+        _check_tags(registered.profile.tags)
         version = transaction.record(stream_id, decided)
-        return _answer(transaction, loaded, AGENT.fold(decided, loaded.state), version)
+        return _answer(transaction, loaded, registered, version)
 
     async def _change(
         self,
@@ -177,6 +184,7 @@ class AgentCommands:
         decided = decide_change(loaded.state, command)
         changed = AGENT.fold(decided, loaded.state)
         assert isinstance(changed, Registered)
+        _check_tags(changed.profile.tags, known=known.profile.tags)
         names = Names(transaction, issued.workspace_id, NAME_KIND)
         await names.rename(known.profile.name, changed.profile.name, str(known.agent_id))
         stream_id = AGENT.stream_id(issued.workspace_id, command.agent_id)
@@ -255,4 +263,12 @@ def _check_prompt(prompt: str) -> None:
     if size > PROMPT_BYTES_MAX:
         raise TooLong(
             "The system prompt", size=size, size_max=PROMPT_BYTES_MAX, pointer="/system_prompt"
+        )
+
+
+def _check_tags(tags: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
+    """Refuse too many or too long tags; those that an agent has had before may stay."""
+    if tags != known and (len(tags) > TAGS_MAX or any(len(tag) > TAG_MAX for tag in tags)):
+        raise Invalid(
+            f"An agent has at most {TAGS_MAX} tags of {TAG_MAX} characters.", pointer="/tags"
         )

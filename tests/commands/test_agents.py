@@ -9,6 +9,8 @@ from msgspec import UNSET
 
 from commands.agents import (
     PROMPT_BYTES_MAX,
+    TAG_MAX,
+    TAGS_MAX,
     AgentAnswer,
     ArchiveAgent,
     ArchivedAnswer,
@@ -26,7 +28,7 @@ from domain.agents import (
     ModelConfig,
     Registered,
 )
-from domain.errors import AgentIsArchived, NameIsTaken, NotFound, TooLong, VersionMismatch
+from domain.errors import AgentIsArchived, Invalid, NameIsTaken, NotFound, TooLong, VersionMismatch
 from domain.events import Metadata
 from tests.commands.writing import ACME, GLOBEX, Writing
 from tests.fakes import NOON
@@ -98,6 +100,36 @@ async def test_a_system_prompt_has_a_bound_in_bytes(writing: Writing) -> None:
         assert refused.value.pointer == "/system_prompt"
         assert refused.value.size_max == PROMPT_BYTES_MAX
     assert len(await writing.recorded()) == 2
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [",".join(str(n) for n in range(TAGS_MAX + 1))],
+        [str(n) for n in range(TAGS_MAX + 1)],
+        ["x" * (TAG_MAX + 1)],
+    ],
+    ids=["too many in one text", "too many", "too long"],
+)
+async def test_tags_have_bounds_wherever_they_are_written(
+    writing: Writing, tags: list[str]
+) -> None:
+    ada = await writing.agent("Ada")
+    odd = AgentChanges(configuration={"tags": tags})
+    for asking in (
+        writing.agents.register(
+            RegisterAgent(profile=AgentProfile(name="Grace", tags=tuple(tags))), writing.issued()
+        ),
+        change(writing, ChangeAgent(agent_id=ada.agent_id, tags=tags)),
+        change(writing, ChangeAgent(agent_id=ada.agent_id, changes=odd)),
+    ):
+        with pytest.raises(Invalid) as refused:
+            await asking
+        assert refused.value.pointer == "/tags"
+    assert len(await writing.recorded()) == 2
+    most = ",".join(["x" * TAG_MAX, *(str(n) for n in range(TAGS_MAX - 1))])
+    tagged = await change(writing, ChangeAgent(agent_id=ada.agent_id, tags=most))
+    assert len(tagged.profile.tags) == TAGS_MAX
 
 
 # Changing.
