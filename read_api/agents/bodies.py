@@ -10,8 +10,13 @@ from domain.agents import AgentChanges, AgentId, AgentProfile, AgentStatus, Mode
 from domain.errors import Invalid
 from domain.events import JsonObject
 
+PARTS_MAX = 100
+"""Skills, tools or plugins of an agent, each."""
+
 Text255 = Annotated[str, msgspec.Meta(max_length=255)]
 Tags = Annotated[list[Text255], msgspec.Meta(max_length=TAGS_MAX)] | str
+Numbers = Annotated[list[int], msgspec.Meta(max_length=PARTS_MAX)]
+Texts = Annotated[list[Text255], msgspec.Meta(max_length=PARTS_MAX)]
 
 
 class NewModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,9 +47,9 @@ class NewAgent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     system_prompt: str = ""
     model_config: NewModelConfig | None = None
     tags: Tags = []
-    skill_ids: list[int] = []
-    tool_ids: list[int] = []
-    plugin_ids: list[str] = []
+    skill_ids: Numbers = []
+    tool_ids: Numbers = []
+    plugin_ids: Texts = []
     marketplace_category: Text255 | None = None
 
 
@@ -57,9 +62,9 @@ class AgentUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     system_prompt: str | UnsetType = UNSET
     model_config: NewModelConfig | UnsetType | None = UNSET
     tags: Tags | UnsetType = UNSET
-    skill_ids: list[int] = []
-    tool_ids: list[int] = []
-    plugin_ids: list[str] = []
+    skill_ids: Numbers = []
+    tool_ids: Numbers = []
+    plugin_ids: Texts = []
 
 
 class SwitchedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,6 +22,7 @@ Tags = Annotated[list[Text255], msgspec.Meta(max_length=100)]
 StepId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 InputName = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,64}$")]
 Inputs = Annotated[list[InputName], msgspec.Meta(max_length=100)]
+Agents = Annotated[list[Text255], msgspec.Meta(max_length=STEPS_MAX)]
 
 
 class NewStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +56,7 @@ class NewWorkflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     owner: Text255 | None = None
     config: JsonObject = {}
     steps: Steps = []
-    agents: list[Text255] = []
+    agents: Agents = []
     tags: Tags = []
     inputs: Inputs | None = None
     is_active: bool = False

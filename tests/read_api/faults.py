@@ -70,6 +70,8 @@ AGENT_FAULTS = [
         "a configuration that is a list", "/configuration", {"name": "G", "configuration": []}
     ),
     agent_fault("tags that are numbers", "/tags/1", {"name": "G", "tags": ["a", 1]}),
+    agent_fault("too many skills", "/skill_ids", {"name": "G", "skill_ids": [1] * 101}),
+    agent_fault("a long plugin", "/plugin_ids/0", {"name": "G", "plugin_ids": ["x" * 256]}),
     agent_fault("too many tags", "/tags", {"name": "G", "tags": ["a"] * 101}),
     agent_fault(
         "a description over 16 384", "/description", {"name": "G", "description": "x" * 16_385}
@@ -133,6 +135,7 @@ AGENT_FAULTS = [
 
 WORKFLOW_FAULTS = [
     Bad("no name", "POST", "/api/workflows", b"{}", 400, "bad_body", "/name"),
+    workflow_fault("too many agents", "/agents", {"agents": ["a"] * 101}),
     workflow_fault("a blank name", "/name", {"name": " "}),
     workflow_fault("a name over 255", "/name", {"name": "x" * 256}),
     workflow_fault(
