@@ -50,6 +50,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes:
     since: First UTC day of the rows.
+    complete: Whether these are all rows there are; the totals are of these.
     """
 
     since: date
@@ -57,6 +58,7 @@ class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
     total_calls: int
     total_tokens: int
     total_cost_usd: str
+    complete: bool
 
 
 class UsageController(Controller):
@@ -74,7 +76,8 @@ class UsageController(Controller):
         view = request.view
         await view.fresh("usage", "agents")
         first = since or (view.now() - DAYS_DEFAULT).date()
-        rows = await view.ask(usage_since, first, limit=ROWS_MAX)
+        found = await view.ask(usage_since, first, limit=ROWS_MAX + 1)
+        rows = found[:ROWS_MAX]
         names = await view.ask(agent_names, sorted({row.agent_id for row in rows}))
         body = UsageBody(
             since=first,
@@ -82,6 +85,7 @@ class UsageController(Controller):
             total_calls=sum(row.calls for row in rows),
             total_tokens=sum(row.tokens.total for row in rows),
             total_cost_usd=decimal_usd(sum(row.cost_nano_usd for row in rows)),
+            complete=len(found) == len(rows),
         )
         return view.response(body)
 

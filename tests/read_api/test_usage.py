@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from read_api import usage as routes
 from tests.read_api.conftest import Tenant
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,6 +42,22 @@ async def test_usage_begins_at_the_day_that_is_asked_for(tenant: Tenant) -> None
     assert (after["since"], after["items"], after["total_calls"]) == (tomorrow, [], 0)
     before = (await tenant.http.get("/api/usage", params={"since": "2026-01-01"})).json()
     assert before["total_calls"] == 3
+
+
+async def test_usage_that_is_cut_off_says_so(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grace = await tenant.agent("Grace")
+    step = {"agent_id": grace["id"], "prompt_template": "Go."}
+    short = await tenant.workflow("Short", steps=[step], is_active=True)
+    for workflow in (await tenant.three_steps(), short):
+        await tenant.ended_run(workflow["id"])
+    whole = (await tenant.http.get("/api/usage")).json()
+    assert (whole["complete"], len(whole["items"])) == (True, 2)
+    monkeypatch.setattr(routes, "ROWS_MAX", 1)
+    cut = (await tenant.http.get("/api/usage")).json()
+    assert (cut["complete"], cut["items"]) == (False, whole["items"][:1])
+    assert cut["total_calls"] == whole["items"][0]["calls"]
 
 
 async def test_a_slash_at_the_end_makes_no_difference(tenant: Tenant) -> None:
