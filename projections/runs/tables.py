@@ -28,6 +28,7 @@ runs = Table(
     Column("version", BigInteger, nullable=False),
 )
 Index("runs_by_workflow", runs.c.workspace_id, runs.c.workflow_id, runs.c.run_id)
+Index("runs_by_execution", runs.c.workspace_id, runs.c.execution_id)
 Index("runs_by_status", runs.c.workspace_id, runs.c.status, runs.c.run_id)
 
 run_steps = Table(
