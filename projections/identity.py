@@ -95,10 +95,3 @@ def valid_keys(connection: Connection) -> list[KeyRow]:
         )
         for row in found.mappings()
     ]
-
-
-def workspace_name(connection: Connection, workspace_id: WorkspaceId) -> str | None:
-    found = connection.execute(
-        select(workspaces.c.name).where(workspaces.c.workspace_id == workspace_id)
-    )
-    return found.scalar()

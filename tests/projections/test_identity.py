@@ -1,5 +1,7 @@
 """Workspaces and the keys that open them."""
 
+from sqlalchemy import select
+
 from domain.identity import (
     ApiKeyCreated,
     ApiKeyRevoked,
@@ -7,7 +9,7 @@ from domain.identity import (
     KeyId,
     WorkspaceCreated,
 )
-from projections.identity import KeyRow, valid_keys, workspace_name
+from projections.identity import KeyRow, valid_keys, workspaces
 from tests.projections.tables import projected
 from tests.strategies import START, WORKSPACES, recorded
 
@@ -20,8 +22,8 @@ def test_a_workspace_is_known_by_name() -> None:
     opened = InstallationOpened(local_workspace_id=ACME)
     created = WorkspaceCreated(workspace_id=ACME, name="Acme")
     with projected(recorded(opened, created)) as connection:
-        assert workspace_name(connection, ACME) == "Acme"
-        assert workspace_name(connection, GLOBEX) is None
+        found = connection.execute(select(workspaces.c.workspace_id, workspaces.c.name))
+        assert [tuple(row) for row in found] == [(ACME, "Acme")]
 
 
 def test_a_key_opens_its_own_workspace() -> None:
