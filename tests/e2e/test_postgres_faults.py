@@ -196,6 +196,7 @@ async def writing(site: Site, name: str) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     "failovers", [2, pytest.param(20, marks=pytest.mark.long)], ids=["ci", "long"]
 )
+@pytest.mark.timeout(900)
 async def test_with_a_synchronous_standby_a_failover_loses_nothing_that_was_acknowledged(
     private_postgres: Private,
     private_standby: Private,

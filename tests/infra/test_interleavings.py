@@ -196,6 +196,7 @@ async def missed(
 
 
 @pytest.mark.parametrize("size", [SAMPLED, pytest.param(ALL, marks=pytest.mark.long)])
+@pytest.mark.timeout(900)
 async def test_in_no_order_of_steps_does_a_reader_miss_what_two_writers_append(
     url: str,
     connections: list[AsyncConnection],
