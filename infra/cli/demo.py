@@ -22,7 +22,7 @@ from projections.agents import AgentFilter, AgentRow, agent_page
 from projections.runs import RunRow, run, steps_of
 from projections.usage import usage_since
 from projections.workflows import WorkflowFilter, workflow_page
-from read_api.runs import decimal_usd
+from read_api.money import decimal_usd
 
 MARKETPLACE = Path(__file__).resolve().parents[3] / "shared" / "data" / "marketplace"
 """Third parties' agents, where the project is developed; not part of it."""
