@@ -6,9 +6,10 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 from litestar.types import Empty, HTTPReceiveMessage, Receive, WebSocketReceiveMessage
 
-from read_api.errors import BadBody
+from read_api.errors import BadBody, RequestTooSlow
 from read_api.texts import check_body
 
 _PLACE = re.compile(r" - at `\$(?P<path>.*)`$")
@@ -44,7 +45,11 @@ class StrictRequest(Request[Any, Any, Any]):
                 self.is_connected = False
             else:
                 self.receive = _beginning_with(message, self.receive)
-        return await super().body()
+        try:
+            return await super().body()
+        except InternalServerException as error:
+            # How Litestar says that the client left before its body was whole.
+            raise RequestTooSlow("The rest of the body did not come.") from error
 
     def _is_small(self) -> bool:
         limit = self.route_handler.resolve_request_max_body_size() or SMALL_MAX
