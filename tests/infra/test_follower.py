@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from domain.events import WorkspaceId
 from infra import follower as follower_module
+from infra import projecting
 from infra.event_store.lane import Append, NewRow
 from infra.event_store.sqlite import SqliteLog
 from infra.follower import BATCH_MAX, Follower
@@ -164,6 +165,22 @@ async def test_a_follower_notices_that_another_process_has_unparked_a_workspace(
         with folder.engine.begin() as connection:
             unpark(connection, "diary", ACME)
         await until(lambda: not follower.parked["diary"])
+
+
+async def test_a_fault_that_passes_needs_nobody_to_unpark_its_workspace(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projecting, "RETRY_AFTER_S", (0.0, 3_600.0, 3_600.0))
+    diary = Diary(poison="a")
+    follower = folder.follower(diary)
+    last = await folder.name_workspaces("a", "b")
+    await follower.catch_up()
+    assert follower.parked_counts() == {"diary": 1}
+    diary.poison = ""
+    async with following(follower):
+        await until(lambda: not follower.parked_counts())
+    assert noted(folder) == [1, 2]
+    assert await follower.reach("diary", ACME, last, timeout_s=0) == last
 
 
 async def test_an_event_that_cannot_be_read_parks_its_workspace_alone(

@@ -315,20 +315,35 @@ def test_the_reason_is_kept(folder: Folder, poison: Poison, reason: str) -> None
     assert {each.error.startswith(reason) for each in found} == {True}
 
 
+class Means(NamedTuple):
+    """What an operator has to bring workspaces back with."""
+
+    codec: Codec
+    projectors: tuple[Projector, ...]
+    skip: set[int]
+
+
+def check_brought_back(
+    installation: Installation, items: list[Item], size: int, means: Means
+) -> None:
+    """See that all is as if what is skipped had never been, and the rest never been wrong."""
+    with closing(filled(items)) as log:
+        emptied(installation.engine)
+        unparker = Unparker(log, installation.engine, means.codec)
+        asyncio.run(installation.way.follow(log, installation.engine, FUSSY, size))
+        asyncio.run(bring_all_back(installation, unparker, means.projectors, means.skip))
+        rows = asyncio.run(log.all(after=0, limit=len(items)))
+    assert parked(installation.engine) == []
+    assert hashes(installation.engine) == expected(installation.other, rows, means.skip)
+
+
 @checked
 @given(items=logs(), size=sizes)
 def test_after_all_poison_is_skipped_it_is_as_if_it_had_never_been(
     installation: Installation, items: list[Item], size: int
 ) -> None:
-    poison = at(items, *POISONS)
-    with closing(filled(items)) as log:
-        emptied(installation.engine)
-        unparker = Unparker(log, installation.engine, codec(BROKEN))
-        asyncio.run(installation.way.follow(log, installation.engine, FUSSY, size))
-        asyncio.run(bring_all_back(installation, unparker, FUSSY, poison))
-        rows = asyncio.run(log.all(after=0, limit=len(items)))
-    assert parked(installation.engine) == []
-    assert hashes(installation.engine) == expected(installation.other, rows, poison)
+    means = Means(codec(BROKEN), FUSSY, at(items, *POISONS))
+    check_brought_back(installation, items, size, means)
 
 
 @checked
@@ -336,15 +351,8 @@ def test_after_all_poison_is_skipped_it_is_as_if_it_had_never_been(
 def test_after_the_mend_it_is_as_if_nothing_had_ever_been_wrong(
     installation: Installation, items: list[Item], size: int
 ) -> None:
-    lost = at(items, "bytes")
-    with closing(filled(items)) as log:
-        emptied(installation.engine)
-        unparker = Unparker(log, installation.engine, codec(MENDED))
-        asyncio.run(installation.way.follow(log, installation.engine, FUSSY, size))
-        asyncio.run(bring_all_back(installation, unparker, PROJECTORS, lost))
-        rows = asyncio.run(log.all(after=0, limit=len(items)))
-    assert parked(installation.engine) == []
-    assert hashes(installation.engine) == expected(installation.other, rows, lost)
+    means = Means(codec(MENDED), PROJECTORS, at(items, "bytes"))
+    check_brought_back(installation, items, size, means)
 
 
 @checked
