@@ -53,7 +53,7 @@ class Database:
         # Its thread ends here: rows are put in by the transactions below.
         self.rows.close()
         self.cut = cut
-        self.late = False
+        self.late = True
         self._loop = loop
         self._lock = asyncio.Lock()
         self._transactions: set[asyncio.Task[list[Written]]] = set()

@@ -178,11 +178,23 @@ class Committer:
 
     async def _resolve(self, appends: Sequence[Append]) -> list[Written]:
         """Find out whether a batch was committed, and write it if it was not."""
-        found = await batch.find(await self._connected(), appends)
+        found = await self._find(appends)
         failpoint("log.resolved")
         lost = [a for a, positions in zip(appends, found, strict=True) if positions is None]
-        written = iter(await self._write(lost) if lost else [])
+        written = iter(await self._write_again(lost) if lost else [])
         return [next(written) if positions is None else positions for positions in found]
+
+    async def _write_again(self, appends: Sequence[Append]) -> list[Written]:
+        """Write what was not found. Sent on the lost connection, it may have come in meanwhile."""
+        written = await self._write(appends)
+        refused = [
+            a for a, fate in zip(appends, written, strict=True) if isinstance(fate, Exception)
+        ]
+        late = iter(await self._find(refused) if refused else [])
+        return [(next(late) or fate) if isinstance(fate, Exception) else fate for fate in written]
+
+    async def _find(self, appends: Sequence[Append]) -> list[list[int] | None]:
+        return await batch.find(await self._connected(), appends)
 
     async def _connected(self) -> BoundedConnection:
         if self._writer is None or self._writer.closed:
