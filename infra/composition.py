@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 from litestar import Litestar
@@ -48,6 +48,9 @@ from read_api.metrics import Exposition
 from read_api.reads import Progress
 from read_api.reads import Reads as AnyReads
 from read_api.view import Ports
+
+if TYPE_CHECKING:
+    from infra.tracing import Traces
 
 PROJECTORS: tuple[Projector, ...] = (
     AgentsProjector(),
@@ -223,15 +226,26 @@ def build_installation(
 
 def build_process(writing: Writing, models: LanguageModels, *, sole: bool) -> RunProcess:
     """Wire what keeps runs going; `sole` if no other process does."""
+    traces = traces_of(writing.settings)
     return RunProcess(
         writing.transactions,
-        models,
+        models if traces is None else traces.of_models(models),
         worker=Worker(new_uuid()),
         now=utc_now,
         new_uuid=new_uuid,
         sole=sole,
         stream=writing.settings.llm_stream,
     )
+
+
+def traces_of(settings: Settings) -> "Traces | None":
+    """Give this process's traces, always the same ones; None where none are wanted."""
+    if not settings.otel_exporter_otlp_endpoint:
+        return None
+    # Imported here: it costs a start more time than all else that is seldom wanted.
+    from infra.tracing import traces_to  # noqa: PLC0415
+
+    return traces_to(settings.otel_exporter_otlp_endpoint)
 
 
 def build_models(settings: Settings) -> LanguageModels:
@@ -297,7 +311,7 @@ def wire_app(
     statistics = EndpointStatistics(sight.totals, utc_now)
     beside = around(settings, statistics)
     sources = Sources(statistics, writing.store, progress, names, sight.surroundings.relayed)
-    return create_app(
+    app = create_app(
         ports,
         Commands(agents=writing.agents, workflows=writing.workflows, runs=runs),
         Edges(
@@ -316,3 +330,8 @@ def wire_app(
         on_startup=[on_startup, beside.start],
         on_shutdown=[beside.stop, on_shutdown],
     )
+    traces = traces_of(settings)
+    if traces is not None:
+        app.asgi_handler = traces.around(app.asgi_handler)
+        app.on_shutdown.append(traces.close)
+    return app

@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from infra.composition import build_models, build_process, build_writing, utc_now
+from infra.composition import build_models, build_process, build_writing, traces_of, utc_now
 from infra.event_store.store import EventStore
 from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import open_pool
@@ -54,6 +54,9 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
         await models.close()
         reads.close()
         await writing.aclose()
+        traces = traces_of(settings)
+        if traces is not None:
+            await traces.close()
 
 
 async def serve(settings: Settings) -> int:

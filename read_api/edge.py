@@ -44,6 +44,9 @@ DOCS_PATH = "/docs"
 
 UNCOUNTED = (DOCS_PATH, "/ws/", "/static/")
 
+CHUNKED = b"transfer-encoding"
+"""The header of bodies that do not say how large they are."""
+
 ABORTED = 499
 """How a request is counted whose client left before there was an answer."""
 
@@ -77,6 +80,8 @@ def edge(app: ASGIApp, rules: Rules) -> ASGIApp:
     """Wrap the whole application. A plain ASGI layer, because it is on every hot path."""
     # Bound once: the proxy that `get_logger` gives binds anew at every look.
     access = log.bind()
+    tells = access.is_enabled_for(DEBUG)
+    limited = rules.limits is not None
     of_api, of_docs = _fixed(https_only=rules.https_only)
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,9 +94,15 @@ def edge(app: ASGIApp, rules: Rules) -> ASGIApp:
         fixed = of_docs if scope["path"].startswith(DOCS_PATH) else of_api
         answer = _Answer(scope, send, fixed, request_id)
         try:
-            await _admit(app, rules, scope, receive, answer, found, size)
+            fault = fault_of(scope, found, size, rules.body_max)
+            if fault is None and not (limited or b"origin" in found or CHUNKED in found):
+                await app(scope, receive, answer.send)
+            else:
+                await _admit(app, rules, scope, receive, answer.send, found, fault)
         finally:
-            answer.ended(rules.record, access, request_id)
+            answer.ended(rules.record)
+            if tells:
+                answer.tell(access, request_id)
 
     return handle
 
@@ -101,23 +112,22 @@ async def _admit(  # noqa: PLR0913, PLR0917 what the one pass over the headers h
     rules: Rules,
     scope: Scope,
     receive: Receive,
-    answer: "_Answer",
+    send: Send,
     found: dict[bytes, bytes],
-    size: int,
+    fault: ApiError | None,
 ) -> None:
-    send: Send = answer.send
+    """Admit a request that is not like most."""
     if b"origin" in found:
         if is_preflight(scope, found):
             await answer_preflight(rules.cors, scope, found[b"origin"], send)
             return
         send = rules.cors.showing(scope, found, send)
-    fault = fault_of(scope, found, size, rules.body_max)
     if fault is None and rules.limits is not None:
         fault = await _over(rules.limits, scope, found)
     if fault is not None:
         await refuse(send, fault)
         return
-    if b"transfer-encoding" in found:
+    if CHUNKED in found:
         receive = counted(receive, bytes_max(scope["path"], rules.body_max))
     await app(scope, receive, send)
 
@@ -139,41 +149,46 @@ async def _over(limits: Limits, scope: Scope, found: dict[bytes, bytes]) -> ApiE
 class _Answer:
     """Finishes an answer's headers, and notes how it went."""
 
-    __slots__ = ("_began", "_fixed", "_replaced", "_scope", "_send", "status")
+    __slots__ = ("_began", "_fixed", "_id", "_scope", "_send", "_took_s", "status")
 
     def __init__(self, scope: Scope, send: Send, fixed: "_Fixed", request_id: str) -> None:
         self._scope = scope
         self._send = send
-        self._fixed = [*fixed.headers, (b"x-request-id", request_id.encode())]
-        self._replaced = fixed.replaced
+        self._fixed = fixed
+        self._id = request_id.encode()
         self._began = perf_counter()
+        self._took_s = 0.0
         self.status = ABORTED
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = [h for h in message["headers"] if h[0] not in self._replaced]
-            told = self._scope["state"].get(ANSWER_HEADERS, ())
-            message["headers"] = [*own, *told, *self._fixed]
+            fixed = self._fixed
+            own = [h for h in message["headers"] if h[0] not in fixed.replaced]
+            own.append((b"x-request-id", self._id))
+            if ANSWER_HEADERS in self._scope["state"]:
+                own += self._scope["state"][ANSWER_HEADERS]
+            own += fixed.headers
+            message["headers"] = own
         await self._send(message)
 
-    def ended(
-        self, record: Record, access: structlog.typing.FilteringBoundLogger, request_id: str
-    ) -> None:
+    def ended(self, record: Record) -> None:
         scope: Any = self._scope
-        took_s = perf_counter() - self._began
+        self._took_s = perf_counter() - self._began
         if scope["method"] != "OPTIONS" and not scope["path"].startswith(UNCOUNTED):
             template: str | None = scope.get("path_template")
-            record(scope["method"], template, self.status, int(took_s * 1_000_000))
-        if access.is_enabled_for(DEBUG):
-            access.debug(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=self.status,
-                ms=round(took_s * 1_000, 1),
-                request_id=request_id,
-            )
+            record(scope["method"], template, self.status, int(self._took_s * 1_000_000))
+
+    def tell(self, access: structlog.typing.FilteringBoundLogger, request_id: str) -> None:
+        scope: Any = self._scope
+        access.debug(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=self.status,
+            ms=round(self._took_s * 1_000, 1),
+            request_id=request_id,
+        )
 
 
 class _Fixed(NamedTuple):

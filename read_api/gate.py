@@ -29,6 +29,7 @@ UPLOADS: Final = (
 )
 """Paths of larger bodies. A route there says so to Litestar as well, as `request_max_body_size`."""
 
+
 WATCHED: Final = frozenset(
     {
         b"host",
@@ -66,16 +67,14 @@ def fault_of(
         return UrlTooLong(f"A URL has {URL_BYTES_MAX} bytes at most.")
     if not found.get(b"host"):
         return BadHeader("Host is needed.", "/header/Host")
-    if found.get(b"content-encoding", b"identity") != b"identity":
+    if b"content-encoding" in found and found[b"content-encoding"] != b"identity":
         return EncodedBody("Send the body as it is, not compressed.", "/header/Content-Encoding")
     length = found.get(b"content-length")
-    return None if length is None else _fault_of_length(length, bytes_max(scope["path"], body_max))
-
-
-def _fault_of_length(length: bytes, most: int) -> ApiError | None:
+    if length is None:
+        return None
     if not length.isdigit():
         return BadHeader("Invalid Content-Length header", "/header/Content-Length")
-    return _too_large() if int(length) > most else None
+    return _too_large() if int(length) > bytes_max(scope["path"], body_max) else None
 
 
 def bytes_max(path: str, body_max: int) -> int:

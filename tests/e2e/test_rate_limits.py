@@ -71,6 +71,7 @@ async def test_what_a_process_has_counted_is_soon_told_by_all(
 
         async def is_told() -> bool:
             found = (await client.get(ENDPOINTS)).json()["endpoints"]
-            return {e["endpoint"]: e["call_count"] for e in found}["GET /api/agents"] == AT_ONCE
+            counts = {each["endpoint"]: each["call_count"] for each in found}
+            return bool(counts["GET /api/agents"] == AT_ONCE)
 
         await until(is_told, "all calls are told of")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -49,7 +50,7 @@ async def pieces(size: int) -> AsyncIterator[bytes]:
         yield b" " * 10_000
 
 
-async def raw(served: Served, request: bytes, *more: bytes) -> tuple[int, dict[str, str]]:
+async def raw(served: Served, request: bytes, *more: bytes) -> tuple[int, dict[str, Any]]:
     """Send bytes as they are; give the status and, if it is a problem, what it says."""
     address = urlsplit(served.url)
     async with asyncio.timeout(WAIT_MAX_S):
