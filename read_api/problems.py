@@ -29,8 +29,8 @@ _OTHERS = {
 
 
 MEDIA_TYPE = "application/problem+json"
-ON_READING = (400, 401, 403, 404, 429)
-ON_COMMAND = (*ON_READING, 409, 412, 413, 422, 503)
+ON_READING = (400, 401, 403, 404, 414, 429, 431, 503)
+ON_COMMAND = (*ON_READING, 408, 409, 412, 413, 415, 422)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
