@@ -95,9 +95,14 @@ class Loaded(NamedTuple, Generic[S]):
 
 
 class Write(NamedTuple):
+    """Attributes:
+    workspace_id: The stream's, where it is another one than the command's.
+    """
+
     stream_id: StreamId
     expected_version: int
     events: Sequence[Event]
+    workspace_id: WorkspaceId | None = None
 
 
 class SealedBlob(NamedTuple):
@@ -190,6 +195,7 @@ class Transaction:
         self._fresh = fresh
         self._loaded: dict[StreamId, Loaded[Any]] = {}
         self._events: dict[StreamId, list[Event]] = {}
+        self._elsewhere: dict[StreamId, WorkspaceId] = {}
         self._latest: datetime | None = None
         self.blobs: list[SealedBlob] = []
 
@@ -234,8 +240,20 @@ class Transaction:
             raise VersionMismatch(wanted, loaded.version)
         return loaded
 
-    def record(self, stream_id: StreamId, events: Sequence[Event]) -> int:
-        """Note events for a loaded stream; tell the version it will then have."""
+    def record(
+        self,
+        stream_id: StreamId,
+        events: Sequence[Event],
+        *,
+        workspace_id: WorkspaceId | None = None,
+    ) -> int:
+        """Note events for a loaded stream; tell the version it will then have.
+
+        Args:
+            workspace_id: The stream's, where it is another one than the command's.
+        """
+        if workspace_id is not None:
+            self._elsewhere[stream_id] = workspace_id
         loaded = self._loaded[stream_id]
         noted = self._events.setdefault(stream_id, [])
         noted.extend(events)
@@ -252,7 +270,12 @@ class Transaction:
     @property
     def writes(self) -> list[Write]:
         return [
-            Write(stream_id, self._loaded[stream_id].version, events)
+            Write(
+                stream_id,
+                self._loaded[stream_id].version,
+                events,
+                self._elsewhere.get(stream_id),
+            )
             for stream_id, events in self._events.items()
             if events
         ]

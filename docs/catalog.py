@@ -1,4 +1,4 @@
-"""Writes the event catalog of docs/analytics.md from the event types themselves.
+"""Writes the event catalog of docs/events.md from the event types themselves.
 
 `python -m docs.catalog` writes it anew between its marks; tests/architecture/test_docs.py
 fails when the page is stale.
@@ -17,7 +17,7 @@ import msgspec
 from domain.catalog import EVENT_TYPES
 from domain.events import Event
 
-PAGE = Path(__file__).with_name("analytics.md")
+PAGE = Path(__file__).with_name("events.md")
 BEGIN, END = "<!-- written by python -m docs.catalog -->\n", "<!-- end -->\n"
 
 _PLAIN: dict[object, str] = {

@@ -136,3 +136,38 @@ class VersionMismatch(DomainError):
         super().__init__(f"You named version {expected_version}; the newest is {version}.")
         self.expected_version = expected_version
         self.version = version
+
+
+class NotAllowed(DomainError):
+    """Somebody of another role may do this, the caller may not."""
+
+    code = "not_allowed"
+
+
+class LastOwner(DomainError):
+    """A workspace keeps at least one owner."""
+
+    code = "last_owner"
+
+    def __init__(self) -> None:
+        super().__init__("The workspace would be left without an owner.")
+
+
+class InvitationIsOver(DomainError):
+    """An invitation was used after its time."""
+
+    code = "invitation_is_over"
+
+    def __init__(self, invitation_id: str) -> None:
+        super().__init__("The invitation has expired; ask for another one.")
+        self.invitation_id = invitation_id
+
+
+class TooMany(DomainError):
+    """A bound on how many there may be."""
+
+    code = "too_many"
+
+    def __init__(self, what: str, most: int) -> None:
+        super().__init__(f"There may be {most} {what} at most.")
+        self.most = most

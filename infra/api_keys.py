@@ -10,15 +10,19 @@ import hmac
 import re
 import secrets
 import zlib
+from collections.abc import Callable
+from datetime import datetime
 from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from domain.identity import KeyId
+from domain.identity import KeyId, of_scopes
+from infra.clock import utc_now
 from projections.identity import KeyRow, valid_keys
-from read_api.auth import Principal
+from read_api.auth import Caller, Principal
 from read_api.reads import EventLog, Reads
 
+KEY_PREFIX = "atk_"
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH = 10
 SECRET_LENGTH = 43
@@ -82,49 +86,78 @@ class Projection(Protocol):
 
 
 class KeyRing:
-    """Implements `read_api.auth.KeyReader` over the identity read model."""
+    """Implements `read_api.auth.Authenticator` for API keys, over the identity read model.
+
+    Args:
+        used: Told of every key that is found valid, once for as long as it is remembered.
+        now: UTC.
+    """
 
     def __init__(
-        self, reads: Reads, event_log: EventLog, projection: Projection, pepper: bytes
+        self,
+        reads: Reads,
+        event_log: EventLog,
+        projection: Projection,
+        pepper: bytes,
+        *,
+        used: Callable[[KeyRow], None] = lambda _: None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._reads = reads
         self._log = event_log
         self._projection = projection
         self._pepper = pepper
+        self._used = used
+        self._now = now
         self._known: dict[KeyId, KeyRow] = {}
-        self._verified: dict[bytes, Principal] = {}
+        self._verified: dict[bytes, Caller] = {}
         self._loaded_at = float("-inf")
         self._missed_at = float("-inf")
+        self._failed_at = float("-inf")
+        self._failure: Exception | None = None
         self._loading = asyncio.Lock()
         self._looking = asyncio.Lock()
 
-    async def principal(self, key: str) -> Principal | None:
-        digest = sha256(key.encode()).digest()
+    async def caller(self, credential: str) -> Caller | None:
+        digest = sha256(credential.encode()).digest()
         known = self._verified.get(digest)
         if known is not None and not self._is_old():
             return known
-        principal = await self._verify(key)
-        if principal is not None:
-            self._verified[digest] = principal
-        return principal
+        row = await self._verify(credential)
+        if row is None:
+            return None
+        self._used(row)
+        caller = self._verified[digest] = _caller(row)
+        return caller
 
     def _is_old(self) -> bool:
         return monotonic() - self._loaded_at >= RELOAD_S
 
-    async def _verify(self, key: str) -> Principal | None:
+    async def _verify(self, key: str) -> KeyRow | None:
         key_id = key_id_of(key)
         if key_id is None:
             return None
-        async with self._loading:
-            # One look for all who found the keys old.
-            if self._is_old():
-                await self._load()
+        if self._is_old():
+            await self._reload()
         row = self._known.get(key_id) or await self._look_again(key_id)
         # A key that is not known takes the same time to be refused.
         wanted = row.secret_hash if row is not None else "0" * 64
         if not hmac.compare_digest(hash_key(self._pepper, key), wanted) or row is None:
             return None
-        return Principal(workspace_id=row.workspace_id, actor=f"key:{key_id}")
+        return row if row.expires_at is None or row.expires_at > self._now() else None
+
+    async def _reload(self) -> None:
+        """Load once for all who found the keys old; whoever waited is told how that ended."""
+        came = monotonic()
+        async with self._loading:
+            if self._failure is not None and self._failed_at > came:
+                raise self._failure
+            if self._is_old():
+                try:
+                    await self._load()
+                except Exception as error:
+                    self._failed_at, self._failure = monotonic(), error
+                    raise
 
     async def _load(self) -> None:
         rows = await self._reads.ask(valid_keys)
@@ -133,11 +166,24 @@ class KeyRing:
         self._verified = {}
 
     async def _look_again(self, key_id: KeyId) -> KeyRow | None:
-        """Wait for a key that another process has just made; bounded, and one look for all."""
+        """Wait for a key that has just been made; bounded, and one look for all who came before."""
+        came = monotonic()
         async with self._looking:
-            if monotonic() - self._missed_at >= RELOAD_S:
+            if self._missed_at < came:
+                await asyncio.sleep(max(0.0, self._missed_at + RELOAD_S - monotonic()))
+                self._missed_at = monotonic()
                 head = await self._log.head()
                 await self._projection.wait("identity", head, timeout_s=NEW_KEY_WAIT_S)
                 await self._load()
-                self._missed_at = monotonic()
         return self._known.get(key_id)
+
+
+def _caller(row: KeyRow) -> Caller:
+    principal = Principal(
+        workspace_id=row.workspace_id,
+        actor=f"key:{row.key_id}",
+        permissions=of_scopes(row.scopes),
+        role="admin" if "admin" in row.scopes else None,
+        key_id=row.key_id,
+    )
+    return Caller(home=row.workspace_id, principals={row.workspace_id: principal})

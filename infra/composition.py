@@ -1,8 +1,9 @@
 """The composition root: the one place where parts meet."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -10,14 +11,18 @@ from litestar import Litestar
 from sqlalchemy import Engine
 
 from commands.agents import AgentCommands
-from commands.identity import CreateApiKey, IdentityCommands
+from commands.identity import CreateApiKey, IdentityCommands, Login, ProvisionedAnswer
 from commands.processes.runs import RunProcess, Worker
 from commands.runs import RunCommands
 from commands.transact import Issued, Transactions
 from commands.workflows import WorkflowCommands
 from domain.agents import ModelConfig
 from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
+from domain.identity import KeyId
 from infra.api_keys import KeyRing, Projection, make_key
+from infra.clerk_tokens import clerk_tokens
+from infra.clock import utc_now
+from infra.directory import Directory
 from infra.edges import around
 from infra.endpoint_statistics import EndpointTable
 from infra.event_store.sqlite import SqliteLog
@@ -26,6 +31,7 @@ from infra.exposition import Sources
 from infra.failpoints import failpoint
 from infra.follower import Follower
 from infra.ids import IntegerIds, new_uuid
+from infra.key_uses import KeyUses
 from infra.llm.providers import LanguageModels, ModelSettings
 from infra.machine import machine
 from infra.prices import PriceBook
@@ -61,11 +67,9 @@ PROJECTORS: tuple[Projector, ...] = (
     IdentityProjector(),
 )
 
+SECRET_BYTES = 32
+
 LOCAL_WORKSPACE_NAME = "Local workspace"
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Writing(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +114,15 @@ class Writing(msgspec.Struct, frozen=True, kw_only=True):
         issued = self.issued(workspace_id, actor)
         await self.identity.create_workspace(LOCAL_WORKSPACE_NAME, issued)
         return workspace_id
+
+    async def provision(self, login: Login) -> ProvisionedAnswer:
+        """Register who logs in for the first time."""
+        issued = self.issued(PLATFORM_WORKSPACE, f"login:{login.issuer}")
+        return (await self.identity.provision(login, issued)).answer
+
+    async def note_key_use(self, workspace_id: WorkspaceId, key_id: KeyId) -> None:
+        issued = self.issued(workspace_id, f"key:{key_id}")
+        await self.identity.note_key_use(key_id, issued)
 
     async def create_key(self, workspace_id: WorkspaceId, name: str, holder: str) -> str:
         """Make an API key and tell it: it is not stored and cannot be told again."""
@@ -207,7 +220,7 @@ def build_installation(
     """Wire an embedded installation. Only one process at a time may, by `infra.lock`."""
     writing = build_writing(settings, on_failure=on_failure)
     path = settings.data_dir / "read_models.db"
-    engine = open_engine(path)
+    engine = open_engine(path, PROJECTORS)
     reads = Reads(path, engine)
     follower = Follower(writing.store, engine, PROJECTORS)
     models = build_models(settings)
@@ -289,6 +302,23 @@ class Sight(NamedTuple):
     totals: Totals
 
 
+def _authenticator(writing: Writing, sight: Sight) -> Directory:
+    keys = KeyRing(
+        sight.reads,
+        writing.store,
+        sight.progress,
+        writing.vault.pepper(),
+        used=KeyUses(writing.note_key_use).used,
+    )
+    return Directory(
+        keys,
+        clerk_tokens(writing.settings),
+        sight.reads,
+        writing.provision,
+        preferred=WorkspaceId(writing.settings.workspace_id) or None,
+    )
+
+
 def wire_app(
     writing: Writing,
     sight: Sight,
@@ -304,7 +334,9 @@ def wire_app(
         reads=reads,
         log=writing.store,
         progress=progress,
-        circumstances=Circumstances(utc_now, new_uuid),
+        circumstances=Circumstances(
+            utc_now, new_uuid, partial(secrets.token_urlsafe, SECRET_BYTES)
+        ),
         default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
     )
     names = [projector.name for projector in PROJECTORS]
@@ -313,9 +345,15 @@ def wire_app(
     sources = Sources(statistics, writing.store, progress, names, sight.surroundings.relayed)
     app = create_app(
         ports,
-        Commands(agents=writing.agents, workflows=writing.workflows, runs=runs),
+        Commands(
+            agents=writing.agents,
+            workflows=writing.workflows,
+            runs=runs,
+            identity=writing.identity,
+            make_key=partial(make_key, writing.vault.pepper()),
+        ),
         Edges(
-            key_reader=KeyRing(reads, writing.store, progress, writing.vault.pepper()),
+            authenticator=_authenticator(writing, sight),
             docs_assets=swagger_files(),
             closing=closing,
             projector_names=lambda: names,

@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+import structlog
 from sqlalchemy import (
     Connection,
     Engine,
+    Inspector,
     MetaData,
     Table,
     Text,
     create_engine,
     delete,
     event,
+    inspect,
     select,
     text,
 )
@@ -32,11 +35,14 @@ from projections.projector import (
     STATEMENTS_MAX,
     Projector,
     checkpoint,
+    checkpoints,
     fold,
     move_checkpoint,
     park,
     parked_slices,
 )
+
+log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,7 +70,7 @@ class Log(Protocol):
     async def head(self) -> int: ...
 
 
-def open_engine(path: Path | None) -> Engine:
+def open_engine(path: Path | None, projectors: Sequence[Projector] = ()) -> Engine:
     """Open the file for writing and make what tables it lacks; None for a database in memory.
 
     Not synced at every commit: after a power cut the checkpoint and its rows
@@ -81,10 +87,44 @@ def open_engine(path: Path | None) -> Engine:
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     with engine.begin() as connection:
-        READ_MODELS.create_all(connection)
+        make_read_models(connection, projectors)
         failpoint("read_models.in_transaction")
     failpoint("read_models.made")
     return engine
+
+
+def make_read_models(connection: Connection, projectors: Sequence[Projector]) -> None:
+    """Make what tables are missing; a read model that has another shape is emptied for it.
+
+    Another release made it. The log is then projected into it anew.
+    """
+    failpoint("read_models.before_make")
+    READ_MODELS.create_all(connection, tables=[checkpoints, parked_slices])
+    there = inspect(connection)
+    for projector in projectors:
+        if not all(_is_there(there, table) for table in projector.tables):
+            _empty(connection, projector)
+    failpoint("read_models.reshaped")
+    READ_MODELS.create_all(connection)
+
+
+def _is_there(there: Inspector, table: Table) -> bool:
+    if not there.has_table(table.name):
+        return False
+    return {column["name"] for column in there.get_columns(table.name)} == set(table.c.keys())
+
+
+def _empty(connection: Connection, projector: Projector) -> None:
+    for table in projector.tables:
+        failpoint("read_models.before_drop")
+        table.drop(connection, checkfirst=True)
+    failpoint("read_models.dropped")
+    of_projector = checkpoints.c.projector == projector.name
+    passed = connection.execute(delete(checkpoints).where(of_projector)).rowcount
+    failpoint("read_models.before_parked")
+    connection.execute(delete(parked_slices).where(parked_slices.c.projector == projector.name))
+    if passed:
+        log.warning("a read model had another shape; it is made anew", projector=projector.name)
 
 
 def _on_connect(connection: Any, _: object) -> None:  # noqa: ANN401 SQLAlchemy's DBAPI object

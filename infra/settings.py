@@ -39,6 +39,7 @@ UNPREFIXED = frozenset(
         "REDIS_URL",
         "TRUSTED_PROXIES",
         "WIDGET_ORIGIN_ALLOWLIST",
+        "WORKSPACE_ID",
     }
 )
 """Names that count without our prefix: the original's, and what everybody expects."""
@@ -94,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         workers: Processes of `automatos api`.
         postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
+        workspace_id: The workspace of whoever belongs to it and names none.
         streams_per_workspace, streams_per_key: Live streams at once in one process.
         environment: `production` tells browsers to come by HTTPS only.
         cors_allow_origins: Whose pages may ask, separated by commas.
@@ -145,6 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kafka_sasl_username: str = ""
     kafka_sasl_password: str = ""
     kafka_ssl_cafile: str = ""
+    workspace_id: str = ""
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     postgres_pool_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024

@@ -4,7 +4,8 @@ import asyncio
 
 import structlog
 
-from infra.composition import build_models, build_process, build_writing, traces_of, utc_now
+from infra.clock import utc_now
+from infra.composition import build_models, build_process, build_writing, traces_of
 from infra.event_store.store import EventStore
 from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import open_pool

@@ -24,12 +24,18 @@ from commands.transact import StorageUnavailable
 from read_api import agents, events, workflows
 from read_api.agents import AgentController
 from read_api.asked import Commands, Shared, bound_to
-from read_api.auth import PUBLIC, KeyReader, guard
+from read_api.auth import PUBLIC, Authenticator, guard
 from read_api.edge import DOCS_PATH, Rules, edge
 from read_api.endpoint_statistics import EndpointStatistics, endpoint_health
 from read_api.errors import of_command, problem_details, unexpected
 from read_api.events import EventController
 from read_api.health import Alone, Machine, Surroundings, health, live, overview, ready
+from read_api.identity import (
+    ApiKeyController,
+    InvitationController,
+    UserController,
+    WorkspaceController,
+)
 from read_api.lane import lane
 from read_api.limits import Limits, after_guard, before_guard
 from read_api.metrics import Exposition
@@ -68,7 +74,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
         surroundings: For readiness.
     """
 
-    key_reader: KeyReader
+    authenticator: Authenticator
     docs_assets: Path
     closing: Callable[[], bool]
     projector_names: Callable[[], list[str]]
@@ -98,6 +104,10 @@ def create_app(
             ExecutionController,
             UsageController,
             EventController,
+            UserController,
+            WorkspaceController,
+            InvitationController,
+            ApiKeyController,
             health,
             live,
             ready,
@@ -111,7 +121,7 @@ def create_app(
         ],
         dependencies=_dependencies(ports, edges),
         middleware=[
-            *_around_guard(partial(guard, reader=edges.key_reader), edges.rules.limits),
+            *_around_guard(partial(guard, authenticator=edges.authenticator), edges.rules.limits),
             partial(lane, request_class=request_class),
         ],
         request_class=request_class,

@@ -5,21 +5,44 @@ starts a task for each of those: a third of a command's time.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import msgspec
 
 from commands.agents import AgentCommands
+from commands.identity import IdentityCommands
 from commands.runs import RunCommands
 from commands.transact import Issued
 from commands.workflows import WorkflowCommands
+from domain.identity import KeyId
 from read_api.auth import Admitted, Principal, issued
 from read_api.bodies import StrictRequest
 from read_api.streams import Places
 from read_api.view import Ports, View
 
 
+class NewKey(Protocol):
+    """Attributes:
+    text: The key itself: shown once, never stored.
+    """
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def key_id(self) -> KeyId: ...
+    @property
+    def secret_hash(self) -> str: ...
+    @property
+    def last_four(self) -> str: ...
+
+
 class Commands(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    make_key: Makes an API key, which opens nothing until it is recorded.
+    """
+
+    identity: IdentityCommands
+    make_key: Callable[[], NewKey]
     agents: AgentCommands
     workflows: WorkflowCommands
     runs: RunCommands

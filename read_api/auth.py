@@ -2,9 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 from urllib.parse import parse_qs
 
 import msgspec
@@ -13,22 +13,59 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from commands.transact import Issued
 from domain.events import CommandId, Metadata, WorkspaceId
-from read_api.errors import BadHeader, ForeignWorkspace, NotAuthenticated
+from domain.identity import KeyId, Permission, Role, UserId
+from read_api.errors import BadHeader, ForeignWorkspace, NotAuthenticated, NotPermitted
 
 PUBLIC = "public"
-"""Route option: answered without a key."""
+"""Route option: answered without credentials."""
+
+PERMISSION = "permission"
+"""Route option: what the caller must be permitted to; every other route has it."""
+
+ANYBODY: Final = "anybody"
+"""A permission that whoever has valid credentials has."""
 
 IDEMPOTENCY_KEY = re.compile(r'^"?[A-Za-z0-9_-]{8,128}"?$')
 IF_MATCH = re.compile(r'^"(\d{1,18})"$')
 
 
+def may(permission: Permission | Literal["anybody"]) -> dict[str, str]:
+    """Make the route option that demands a permission."""
+    return {PERMISSION: permission}
+
+
+AuthType: TypeAlias = Literal["clerk", "api_key", "env_key"]
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Attributes:
-    actor: Spelled `key:<id>`; recorded with every event.
+    """Somebody in one workspace.
+
+    Attributes:
+        actor: Spelled `user:<id>` or `key:<id>`; recorded with every event.
+        role: Of a key: `admin` if its scopes go that far, else None.
+        user_id: None for a key.
+        email: As the token tells it; empty if it does not.
     """
 
     workspace_id: WorkspaceId
     actor: str
+    auth_type: AuthType = "api_key"
+    permissions: frozenset[Permission] = frozenset()
+    role: Role | None = None
+    user_id: UserId | None = None
+    key_id: KeyId | None = None
+    email: str = ""
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody, and the workspaces among which he may choose.
+
+    Attributes:
+        home: The one he is in when a request names none.
+    """
+
+    home: WorkspaceId
+    principals: Mapping[WorkspaceId, Principal]
 
 
 class Admitted(NamedTuple):
@@ -43,9 +80,9 @@ class Admitted(NamedTuple):
     headers: dict[bytes, str]
 
 
-class KeyReader(Protocol):
-    async def principal(self, key: str) -> Principal | None:
-        """Tell whose API key this is; None for any that is not valid now."""
+class Authenticator(Protocol):
+    async def caller(self, credential: str) -> Caller | None:
+        """Tell whose API key or session token this is; None for any that is not valid now."""
         ...
 
 
@@ -53,42 +90,53 @@ class Circumstances(msgspec.Struct, frozen=True):
     """Attributes:
     now: UTC.
     new_uuid: Gives time-ordered UUIDs.
+    new_secret: Gives 256 random bits, spelled for a URL.
     """
 
     now: Callable[[], datetime]
     new_uuid: Callable[[], str]
+    new_secret: Callable[[], str]
 
 
-def guard(app: ASGIApp, reader: KeyReader) -> ASGIApp:
-    """Let a request through only with a valid key, and into that key's workspace only.
+def guard(app: ASGIApp, authenticator: Authenticator) -> ASGIApp:
+    """Let a request through only with valid credentials, into a workspace of the caller's, and to
+    do what he may do there.
 
     A layer before every route, not one of Litestar's guards, which copy the
     route for each request. What it lets through finds its principal in the scope.
     """
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        if not scope["route_handler"].opt.get(PUBLIC):
-            scope["auth"] = await _authenticated(scope, reader)
+        opt = scope["route_handler"].opt
+        if not opt.get(PUBLIC):
+            admitted = await _authenticated(scope, authenticator)
+            permission = opt[PERMISSION]
+            if permission not in admitted.principal.permissions and permission != ANYBODY:
+                raise NotPermitted(permission)
+            scope["auth"] = admitted
         await app(scope, receive, send)
 
     return handle
 
 
-async def _authenticated(scope: Scope, reader: KeyReader) -> Admitted:
+async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted:
     """Tell who asks.
 
     Raises:
-        NotAuthenticated: No key, or not a valid one.
-        ForeignWorkspace: The request names a workspace the key does not open.
+        NotAuthenticated: No credentials, or not valid ones.
+        ForeignWorkspace: The request names a workspace that is not the caller's.
     """
     given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
-    key = _key(given)
-    principal = await reader.principal(key) if key else None
-    if principal is None:
-        raise NotAuthenticated("Send a valid API key as X-API-Key or as Authorization: Bearer.")
-    if not _names_only(principal.workspace_id, given, scope["query_string"]):
-        raise ForeignWorkspace("The API key does not open the workspace that was named.")
-    return Admitted(principal, given)
+    credential = _credential(given)
+    caller = await authenticator.caller(credential) if credential else None
+    if caller is None:
+        raise NotAuthenticated(
+            "Send a session token as Authorization: Bearer, or an API key so or as X-API-Key."
+        )
+    named = _named(given, scope["query_string"])
+    if any(name not in caller.principals for name in named):
+        raise ForeignWorkspace("The credentials do not open the workspace that was named.")
+    return Admitted(caller.principals[named[0] if named else caller.home], given)
 
 
 _READ = frozenset(
@@ -103,18 +151,17 @@ _READ = frozenset(
 )
 
 
-def _names_only(workspace_id: WorkspaceId, given: dict[bytes, str], query: bytes) -> bool:
-    """Tell whether no other workspace is named, in the header or in the query."""
-    named = given.get(b"x-workspace-id")
-    if named and named != workspace_id:
-        return False
-    if b"workspace_id" not in query:
-        return True
-    asked = parse_qs(query.decode("latin-1")).get("workspace_id", [])
-    return all(name == workspace_id for name in asked)
+def _named(given: Mapping[bytes, str], query: bytes) -> list[WorkspaceId]:
+    """Give the workspaces that a request names, the one that counts first."""
+    header = given.get(b"x-workspace-id")
+    named = [WorkspaceId(header)] if header else []
+    if b"workspace_id" in query:
+        asked = parse_qs(query.decode("latin-1")).get("workspace_id", [])
+        named += [WorkspaceId(name) for name in asked if name]
+    return named
 
 
-def _key(given: dict[bytes, str]) -> str:
+def _credential(given: dict[bytes, str]) -> str:
     key = given.get(b"x-api-key")
     if key:
         return key

@@ -27,11 +27,15 @@ from domain.errors import (
     AgentIsArchived,
     AlreadyExists,
     DomainError,
+    InvitationIsOver,
+    LastOwner,
     NameIsTaken,
+    NotAllowed,
     NotFound,
     RunIsFinished,
     StreamConflict,
     TooLong,
+    TooMany,
     VersionMismatch,
     WorkflowIsArchived,
     WorkflowIsNotPublished,
@@ -71,6 +75,16 @@ class ForeignWorkspace(ApiError):
 
     status = HTTPStatus.FORBIDDEN
     code = "foreign_workspace"
+
+
+class NotPermitted(ApiError):
+    """Valid credentials, for somebody who may not do this."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "not_permitted"
+
+    def __init__(self, permission: str) -> None:
+        super().__init__(f"This needs the permission {permission}.")
 
 
 class BadHeader(ApiError):
@@ -154,6 +168,10 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     WorkflowIsArchived: HTTPStatus.CONFLICT,
     WorkflowIsNotPublished: HTTPStatus.CONFLICT,
     RunIsFinished: HTTPStatus.CONFLICT,
+    LastOwner: HTTPStatus.CONFLICT,
+    InvitationIsOver: HTTPStatus.CONFLICT,
+    TooMany: HTTPStatus.CONFLICT,
+    NotAllowed: HTTPStatus.FORBIDDEN,
     StreamConflict: HTTPStatus.CONFLICT,
     VersionMismatch: HTTPStatus.PRECONDITION_FAILED,
     TooLong: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

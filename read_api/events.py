@@ -16,7 +16,7 @@ from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
 from domain.events import Recorded, StreamId, WorkspaceId
 from read_api.asked import ApiRequest
-from read_api.auth import Principal
+from read_api.auth import Principal, may
 from read_api.errors import BadCursor, BadParameter
 from read_api.reads import EventLog
 from read_api.streams import EventStream
@@ -98,7 +98,7 @@ class EventController(Controller):
     path = "/api/events"
     tags = ("events",)
 
-    @get("/", summary="Page through the workspace's events, oldest first")
+    @get("/", summary="Page through the workspace's events, oldest first", opt=may("events:read"))
     async def page(
         self,
         request: ApiRequest,
@@ -127,6 +127,7 @@ class EventController(Controller):
         "/stream",
         summary="Follow the workspace's events as they are recorded (SSE)",
         media_type="text/event-stream",
+        opt=may("events:read"),
     )
     async def stream(
         self,

@@ -51,6 +51,10 @@ class EventLog(Protocol):
         """Open a text that an event refers to."""
         ...
 
+    def opened(self, workspace_id: WorkspaceId, sealed: str) -> str:
+        """Read a personal field; whose key is gone reads as erased."""
+        ...
+
     def last_write(self, workspace_id: WorkspaceId) -> int:
         """Tell the workspace's newest position that this process knows of."""
         ...

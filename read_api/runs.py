@@ -23,6 +23,7 @@ from projections.runs import (
 )
 from read_api.accepted import accepted
 from read_api.asked import ApiRequest
+from read_api.auth import may
 from read_api.errors import missing
 from read_api.money import decimal_usd, usd
 from read_api.view import ID_MAX, Skip, View
@@ -108,7 +109,7 @@ class ExecutionController(Controller):
     path = "/api/workflows/executions"
     tags = ("executions",)
 
-    @get("/", summary="List executions, newest first")
+    @get("/", summary="List executions, newest first", opt=may("executions:read"))
     async def list_executions(
         self,
         request: ApiRequest,
@@ -124,7 +125,11 @@ class ExecutionController(Controller):
         items = [ExecutionItem(**_item(row)) for row in rows]
         return view.response(ExecutionPage(items=items, total=total, skip=skip, limit=limit))
 
-    @get("/{execution_id:str}", summary="Read an execution with the timeline of its steps")
+    @get(
+        "/{execution_id:str}",
+        summary="Read an execution with the timeline of its steps",
+        opt=may("executions:read"),
+    )
     async def read(
         self, execution_id: FromPath[str], request: ApiRequest
     ) -> Response[ExecutionBody]:
@@ -142,7 +147,12 @@ class ExecutionController(Controller):
         )
         return view.response(body, ETag=f'"{row.version}"')
 
-    @post("/{execution_id:str}/cancel", status_code=200, summary="Stop an execution, for good")
+    @post(
+        "/{execution_id:str}/cancel",
+        status_code=200,
+        summary="Stop an execution, for good",
+        opt=may("executions:cancel"),
+    )
     async def cancel(
         self,
         execution_id: FromPath[str],

@@ -10,6 +10,7 @@ from litestar.params import QueryParameter
 from projections.agents import agent_names
 from projections.usage import DailyUsage, usage_since
 from read_api.asked import ApiRequest
+from read_api.auth import may
 from read_api.money import decimal_usd
 
 DAYS_DEFAULT = timedelta(days=30)
@@ -65,7 +66,7 @@ class UsageController(Controller):
     path = "/api/usage"
     tags = ("usage",)
 
-    @get("/", summary="Usage by day, agent, model and workflow")
+    @get("/", summary="Usage by day, agent, model and workflow", opt=may("usage:read"))
     async def by_day(
         self,
         request: ApiRequest,

@@ -96,6 +96,18 @@ class View:
     ) -> T:
         return await self._ports.reads.ask_in(self.workspace_id, query, *args, **kwargs)
 
+    async def ask_all(
+        self,
+        query: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Ask beyond the workspace: only about the caller himself, or whom he may know."""
+        return await self._ports.reads.ask(query, *args, **kwargs)
+
+    def opened(self, workspace_id: WorkspaceId, sealed: str) -> str:
+        return self._ports.log.opened(workspace_id, sealed)
+
     async def text(self, blob: Blob | None) -> str | None:
         return None if blob is None else await self._ports.log.text(self.workspace_id, blob)
 

@@ -16,7 +16,7 @@ from domain.audit import AUDIT, AuditEvent
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.claims import CLAIM, ClaimEvent
 from domain.events import CommandId, Event, Metadata, Recorded, StreamId, WorkspaceId
-from domain.identity import API_KEY, ApiKeyCreated, IdentityEvent
+from domain.identity import KEY_RING, ApiKeyCreated, IdentityEvent
 from domain.runs import RUN, RunEvent, RunStarted
 from domain.workflows import WORKFLOW, WorkflowDrafted, WorkflowEvent
 
@@ -134,7 +134,7 @@ _STREAMS: tuple[tuple[Any, str, str], ...] = (
     (AgentEvent, AGENT.category, "agent_id"),
     (AuditEvent, AUDIT.category, "projector"),
     (ClaimEvent, CLAIM.category, "name"),
-    (IdentityEvent, API_KEY.category, "key_id"),
+    (IdentityEvent, KEY_RING.category, "type"),
     (WorkflowEvent, WORKFLOW.category, "workflow_id"),
     (RunEvent, RUN.category, "run_id"),
 )

@@ -7,6 +7,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from commands.transact import Command, Known, Loaded, SealedBlob, Write
 from domain.catalog import AnyEvent
 from domain.events import (
@@ -178,6 +180,8 @@ class EventStore:
         return positions[-1] if positions else None
 
     def _new_rows(self, write: Write, metadata: Metadata) -> list[NewRow]:
+        if write.workspace_id is not None:
+            metadata = msgspec.structs.replace(metadata, workspace_id=write.workspace_id)
         return [
             NewRow(
                 write.stream_id,
@@ -209,7 +213,7 @@ class EventStore:
             if not isinstance(fate, Exception):
                 self._fold_in(waiting)
                 if fate:
-                    heads[waiting.metadata.workspace_id] = fate[-1]
+                    heads.update(_heads(waiting, fate))
                     if self._tail is not None:
                         self._tail.add(fate, waiting.append.rows)
             # A caller who has gone away undoes nothing; it only is not told.
@@ -303,6 +307,10 @@ class EventStore:
     def seal(self, workspace_id: WorkspaceId, text: str) -> SealedBlob:
         return self._vault.seal_blob(workspace_id, text)
 
+    def opened(self, workspace_id: WorkspaceId, sealed: str) -> str:
+        """Read a personal field; whose key is gone reads as erased."""
+        return self._vault.open(workspace_id, sealed)
+
     async def text(self, workspace_id: WorkspaceId, blob: Blob) -> str:
         content = await self._log.blob(workspace_id, blob.address)
         return self._vault.open_blob(workspace_id, blob, content)
@@ -326,3 +334,11 @@ class EventStore:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _heads(waiting: _Waiting, positions: Sequence[int]) -> dict[WorkspaceId, int]:
+    """Tell how far each workspace has come by one append."""
+    if all(write.workspace_id is None for write in waiting.writes):
+        return {waiting.metadata.workspace_id: positions[-1]}
+    rows = waiting.append.rows
+    return {WorkspaceId(r.workspace_id): p for r, p in zip(rows, positions, strict=True)}

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 
 from infra.failpoints import failpoint
 from infra.postgres.connections import APP_ROLE, sqlalchemy_url
+from infra.read_store import make_read_models
 from projections.projector import READ_MODELS
 
 MIGRATION_LOCK = 727_002
@@ -245,9 +246,12 @@ def _version(connection: psycopg.Connection) -> int:
 
 
 def _make_read_models(url: str) -> None:
+    # Imported here: the composition root knows which projectors there are, and imports us.
+    from infra.composition import PROJECTORS  # noqa: PLC0415
+
     engine = create_engine(sqlalchemy_url(url))
     with engine.begin() as connection:
-        READ_MODELS.create_all(connection)
+        make_read_models(connection, PROJECTORS)
         for table in READ_MODELS.tables.values():
             secure(connection, table)
         failpoint("migrate.in_read_models")

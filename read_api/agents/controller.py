@@ -36,6 +36,7 @@ from read_api.agents.bodies import (
     refuse_unknown_parts,
 )
 from read_api.asked import ApiRequest
+from read_api.auth import may
 from read_api.errors import missing
 from read_api.lane import SHORT
 from read_api.view import EntityId, Skip, View
@@ -51,7 +52,7 @@ class AgentController(Controller):
     tags = ("agents",)
     request_max_body_size = BODY_MAX
 
-    @post("/", summary="Register an agent", opt=SHORT)
+    @post("/", summary="Register an agent", opt=may("agents:create") | SHORT)
     async def register(
         self,
         data: JSONBody[NewAgent],
@@ -65,7 +66,7 @@ class AgentController(Controller):
         answer = outcome.answer
         return accepted(outcome, answered(answer, view), answer.version, 201)
 
-    @get("/", summary="List agents, newest first")
+    @get("/", summary="List agents, newest first", opt=may("agents:read"))
     async def list_agents(
         self,
         request: ApiRequest,
@@ -75,7 +76,7 @@ class AgentController(Controller):
     ) -> Response[list[AgentBody]]:
         return await _page(request.view, wanted, skip=skip, limit=limit)
 
-    @get("/available", summary="List agents that can be given work")
+    @get("/available", summary="List agents that can be given work", opt=may("agents:read"))
     async def available(
         self,
         request: ApiRequest,
@@ -85,11 +86,11 @@ class AgentController(Controller):
         wanted = AgentFilter(status="active")
         return await _page(request.view, wanted, skip=skip, limit=limit)
 
-    @get("/types", summary="List the known kinds of agents")
+    @get("/types", summary="List the known kinds of agents", opt=may("agents:read"))
     async def types(self) -> TypesBody:
         return TypesBody(list(AGENT_TYPES), AGENT_TYPES)
 
-    @get("/stats", summary="Count agents")
+    @get("/stats", summary="Count agents", opt=may("agents:read"))
     async def stats(
         self,
         request: ApiRequest,
@@ -106,7 +107,7 @@ class AgentController(Controller):
         )
         return view.response(body)
 
-    @get("/{agent_id:int}", summary="Read an agent")
+    @get("/{agent_id:int}", summary="Read an agent", opt=may("agents:read"))
     async def read(
         self,
         agent_id: EntityId,
@@ -118,7 +119,7 @@ class AgentController(Controller):
         (body,) = await _bodies(view, [row])
         return view.response(body, ETag=f'"{row.version}"')
 
-    @put("/{agent_id:int}", summary="Change an agent")
+    @put("/{agent_id:int}", summary="Change an agent", opt=may("agents:update"))
     async def change(
         self,
         agent_id: EntityId,
@@ -136,7 +137,12 @@ class AgentController(Controller):
         body = answered(answer, view, used.get(agent_id), worked.get(agent_id))
         return accepted(outcome, body, answer.version, 200)
 
-    @delete("/{agent_id:int}", status_code=200, summary="Archive an agent; its history stays")
+    @delete(
+        "/{agent_id:int}",
+        status_code=200,
+        summary="Archive an agent; its history stays",
+        opt=may("agents:delete"),
+    )
     async def archive(
         self,
         agent_id: EntityId,
@@ -149,7 +155,7 @@ class AgentController(Controller):
         message = Message(f"Agent {outcome.answer.name} deleted successfully")
         return accepted(outcome, message, outcome.answer.version, 200)
 
-    @get("/{agent_id:int}/status", summary="Read an agent's status")
+    @get("/{agent_id:int}/status", summary="Read an agent's status", opt=may("agents:read"))
     async def status(
         self,
         agent_id: EntityId,
@@ -166,7 +172,11 @@ class AgentController(Controller):
         )
         return view.response(body)
 
-    @get("/{agent_id:int}/model-config", summary="Read which model an agent uses")
+    @get(
+        "/{agent_id:int}/model-config",
+        summary="Read which model an agent uses",
+        opt=may("agents:read"),
+    )
     async def model_config(
         self,
         agent_id: EntityId,
@@ -179,7 +189,11 @@ class AgentController(Controller):
         body = await _model_config(view, agent_id, row.profile.name, model)
         return view.response(body, ETag=f'"{row.version}"')
 
-    @put("/{agent_id:int}/model-config", summary="Give an agent another model")
+    @put(
+        "/{agent_id:int}/model-config",
+        summary="Give an agent another model",
+        opt=may("agents:update"),
+    )
     async def configure_model(
         self,
         agent_id: EntityId,
@@ -192,7 +206,12 @@ class AgentController(Controller):
         command = ChangeAgent(agent_id=AgentId(agent_id), model=data.known())
         return await _configured(command, agent_commands, issued, view)
 
-    @post("/{agent_id:int}/switch-model", status_code=200, summary="Switch to another model")
+    @post(
+        "/{agent_id:int}/switch-model",
+        status_code=200,
+        summary="Switch to another model",
+        opt=may("agents:update"),
+    )
     async def switch_model(
         self,
         agent_id: EntityId,
@@ -210,7 +229,11 @@ class AgentController(Controller):
         command = ChangeAgent(agent_id=AgentId(agent_id), model=model)
         return await _configured(command, agent_commands, issued, view)
 
-    @get("/{agent_id:int}/model-usage", summary="Read what an agent's model calls came to")
+    @get(
+        "/{agent_id:int}/model-usage",
+        summary="Read what an agent's model calls came to",
+        opt=may("agents:read"),
+    )
     async def model_usage(
         self,
         agent_id: EntityId,

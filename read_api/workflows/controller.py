@@ -14,6 +14,7 @@ from projections.agents import agent_names
 from projections.workflows import WorkflowFilter, workflow, workflow_page
 from read_api.accepted import accepted
 from read_api.asked import ApiRequest
+from read_api.auth import may
 from read_api.errors import missing
 from read_api.lane import SHORT
 from read_api.view import EntityId, Skip, View
@@ -48,7 +49,7 @@ class WorkflowController(Controller):
     tags = ("workflows",)
     request_max_body_size = BODY_MAX
 
-    @post("/", summary="Draft a workflow", opt=SHORT)
+    @post("/", summary="Draft a workflow", opt=may("workflows:create") | SHORT)
     async def draft(
         self,
         data: JSONBody[NewWorkflow],
@@ -62,7 +63,7 @@ class WorkflowController(Controller):
         outcome = await workflow_commands.draft(command, issued)
         return accepted(outcome, drafted(outcome.answer), outcome.answer.version, 201)
 
-    @get("/", summary="List workflows, newest update first")
+    @get("/", summary="List workflows, newest update first", opt=may("workflows:read"))
     async def list_workflows(
         self,
         request: ApiRequest,
@@ -75,19 +76,23 @@ class WorkflowController(Controller):
         rows, total = await view.ask(workflow_page, wanted, skip=skip, limit=limit)
         return view.response(WorkflowPage(items=[item_of(row) for row in rows], total=total))
 
-    @get("/active", summary="What is going on: published workflows and their newest runs")
+    @get(
+        "/active",
+        summary="What is going on: published workflows and their newest runs",
+        opt=may("workflows:read"),
+    )
     async def active(self, request: ApiRequest) -> Response[ActiveBody]:
         view = request.view
         await view.fresh("workflows", "runs")
         return view.response(await going_on(view))
 
-    @get("/stats/dashboard", summary="Counts of workflows and runs")
+    @get("/stats/dashboard", summary="Counts of workflows and runs", opt=may("workflows:read"))
     async def dashboard(self, request: ApiRequest) -> Response[JsonObject]:
         view = request.view
         await view.fresh("workflows", "runs")
         return view.response(await dashboard_of(view))
 
-    @get("/{workflow_id:int}", summary="Read a workflow")
+    @get("/{workflow_id:int}", summary="Read a workflow", opt=may("workflows:read"))
     async def read(self, workflow_id: EntityId, request: ApiRequest) -> Response[WorkflowBody]:
         view = request.view
         await view.fresh("workflows", "agents")
@@ -97,7 +102,11 @@ class WorkflowController(Controller):
         names = await _agent_names(view, row.steps)
         return view.response(body_of(row, names), ETag=f'"{row.version}"')
 
-    @put("/{workflow_id:int}", summary="Change, publish or withdraw a workflow")
+    @put(
+        "/{workflow_id:int}",
+        summary="Change, publish or withdraw a workflow",
+        opt=may("workflows:update"),
+    )
     async def change(
         self,
         workflow_id: EntityId,
@@ -112,7 +121,12 @@ class WorkflowController(Controller):
         names = await _agent_names(view, answer.steps)
         return accepted(outcome, body_of(row_of(answer), names), answer.version, 200)
 
-    @delete("/{workflow_id:int}", status_code=200, summary="Archive a workflow; its runs stay")
+    @delete(
+        "/{workflow_id:int}",
+        status_code=200,
+        summary="Archive a workflow; its runs stay",
+        opt=may("workflows:delete"),
+    )
     async def archive(
         self,
         workflow_id: EntityId,
@@ -124,7 +138,11 @@ class WorkflowController(Controller):
         outcome = await workflow_commands.archive(command, issued)
         return accepted(outcome, drafted(outcome.answer), outcome.answer.version, 200)
 
-    @post("/{workflow_id:int}/duplicate", summary="Draft a copy of a workflow")
+    @post(
+        "/{workflow_id:int}/duplicate",
+        summary="Draft a copy of a workflow",
+        opt=may("workflows:create"),
+    )
     async def duplicate(
         self,
         workflow_id: EntityId,
@@ -140,6 +158,7 @@ class WorkflowController(Controller):
         ["/{workflow_id:int}/execute", "/{workflow_id:int}/execute-advanced"],
         status_code=202,
         summary="Start a run of a workflow",
+        opt=may("workflows:execute"),
     )
     async def execute(
         self,

@@ -99,10 +99,10 @@ class Model:
         writes, about, fingerprint, text = ready
         if about.command_id in self.commands:
             return "duplicate"
-        for stream_id, expected, _ in writes:
+        for stream_id, expected, *_ in writes:
             if expected != self.version(stream_id):
                 return ("conflict", stream_id, expected)
-        for stream_id, expected, events in writes:
+        for stream_id, expected, events, _ in writes:
             for version, event in enumerate(events, start=expected + 1):
                 self.log.append((stream_id, version, event, about))  # type: ignore[arg-type]
         if text is not None:

@@ -44,6 +44,16 @@ STORED_NAMES = {
     "WorkflowStepsChanged": "workflow_steps_changed",
     "WorkflowWithdrawn": "workflow_withdrawn",
     "WorkspaceCreated": "workspace_created",
+    "ApiKeyExpirySet": "api_key_expiry_set",
+    "ApiKeyUsed": "api_key_used",
+    "UserRegistered": "user_registered",
+    "WorkspaceRenamed": "workspace_renamed",
+    "MemberAdded": "member_added",
+    "MemberRoleChanged": "member_role_changed",
+    "MemberRemoved": "member_removed",
+    "InvitationSent": "invitation_sent",
+    "InvitationAccepted": "invitation_accepted",
+    "InvitationRevoked": "invitation_revoked",
 }
 
 

@@ -23,7 +23,18 @@ from domain.changes import applied
 from domain.claims import CLAIM, ClaimEvent
 from domain.errors import DomainError
 from domain.events import Aggregate, Event
-from domain.identity import API_KEY, INSTALLATION, WORKSPACE, ApiKeyCreated, IdentityEvent
+from domain.identity import (
+    INSTALLATION,
+    KEY_RING,
+    USER,
+    WORKSPACE,
+    ApiKeyCreated,
+    InstallationOpened,
+    InvitationSent,
+    KeyEvent,
+    UserEvent,
+    WorkspaceEvent,
+)
 from domain.runs import RUN, RunEvent, Running, RunStarted, StepStarted, TakeStep
 from domain.usage import ModelCallCompleted, ModelCallFailed, ModelCallRequested
 from domain.workflows import (
@@ -43,6 +54,8 @@ agent_ids, workflow_ids, run_ids = st.integers(1, 3), st.integers(1, 2), st.inte
 step_indexes, attempts = st.integers(0, 2), st.integers(1, 4)
 call_ids, workers = st.sampled_from(["c1", "c2"]), st.sampled_from(["w1", "w2"])
 kinds, holders = st.sampled_from(["Agent", "Workflow"]), st.sampled_from(["1", "2"])
+user_ids, invitation_ids = st.sampled_from(["u1", "u2"]), st.sampled_from(["i1", "i2"])
+roles = st.sampled_from(["owner", "admin", "editor", "viewer", "auditor"])
 key_ids, workspace_ids = st.sampled_from(["k1", "k2"]), st.sampled_from(["acme", "globex"])
 steps = st.lists(made(Step), max_size=3, unique_by=lambda step: step.step_id).map(tuple)
 
@@ -77,9 +90,36 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, st.SearchStrategy[Any]]] = {
     claims.claim: {"kind": kinds, "name": names, "holder": holders},
     claims.release: {"kind": kinds, "name": names, "holder": holders},
     identity.open_installation: {"local_workspace_id": workspace_ids},
-    identity.create_workspace: {"workspace_id": workspace_ids, "name": names},
-    identity.create_key: {"created": made(ApiKeyCreated)},
+    identity.register_user: {
+        "issuer": texts,
+        "subject": texts,
+        "email": texts,
+        "name": texts,
+    },
+    identity.create_workspace: {
+        "workspace_id": workspace_ids,
+        "name": names,
+        "owner": st.none() | user_ids,
+    },
+    identity.rename_workspace: {"name": names},
+    identity.change_role: {"user_id": user_ids, "role": roles, "by": roles},
+    identity.remove_member: {"user_id": user_ids, "by": st.none() | roles},
+    identity.invite: {"sent": made(InvitationSent, invitation_id=invitation_ids), "by": roles},
+    identity.accept_invitation: {
+        "invitation_id": invitation_ids,
+        "secret_hash": st.sampled_from(["aa", "bb"]),
+        "user_id": user_ids,
+        "now": moments,
+    },
+    identity.revoke_invitation: {"invitation_id": invitation_ids},
+    identity.create_key: {"created": made(ApiKeyCreated, key_id=key_ids), "now": moments},
+    identity.rotate_key: {
+        "created": made(ApiKeyCreated, key_id=key_ids, replaces=key_ids),
+        "old_until": moments,
+        "now": moments,
+    },
     identity.revoke_key: {"key_id": key_ids},
+    identity.note_use: {"key_id": key_ids, "now": moments},
     workflows.draft: {
         "workflow_id": workflow_ids,
         "profile": made(WorkflowProfile),
@@ -134,14 +174,29 @@ AGGREGATES: list[tuple[Aggregate[Any, Any], Any, ModuleType]] = [
     (CLAIM, ClaimEvent, claims),
     (WORKFLOW, WorkflowEvent, workflows),
     (RUN, RunEvent, runs),
-    (INSTALLATION, IdentityEvent, identity),
-    (WORKSPACE, IdentityEvent, identity),
-    (API_KEY, IdentityEvent, identity),
+    (INSTALLATION, InstallationOpened, identity),
+    (USER, UserEvent, identity),
+    (WORKSPACE, WorkspaceEvent, identity),
+    (KEY_RING, KeyEvent, identity),
 ]
 OF_IDENTITY: dict[str, set[Callable[..., Any]]] = {
     INSTALLATION.category: {identity.open_installation},
-    WORKSPACE.category: {identity.create_workspace},
-    API_KEY.category: {identity.create_key, identity.revoke_key},
+    USER.category: {identity.register_user},
+    WORKSPACE.category: {
+        identity.create_workspace,
+        identity.rename_workspace,
+        identity.change_role,
+        identity.remove_member,
+        identity.invite,
+        identity.accept_invitation,
+        identity.revoke_invitation,
+    },
+    KEY_RING.category: {
+        identity.create_key,
+        identity.rotate_key,
+        identity.revoke_key,
+        identity.note_use,
+    },
 }
 every_aggregate = pytest.mark.parametrize(
     ("aggregate", "union", "module"), AGGREGATES, ids=[row[0].category for row in AGGREGATES]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.events import WorkspaceId
-from domain.identity import KeyId
+from domain.identity import ALL_SCOPES, KeyId, of_scopes
 from infra.api_keys import ALPHABET, KeyRing, hash_key, key_id_of, make_key
 from infra.composition import Installation, build_installation, build_writing
 from infra.ids import new_uuid
@@ -21,7 +21,7 @@ from infra.postgres.migrations import migrate
 from infra.postgres.progress import Partitioned, PostgresProgress
 from infra.postgres.reads import PostgresReads
 from infra.settings import Settings
-from read_api.auth import Principal
+from read_api.auth import Caller
 
 PEPPER = b"p" * 32
 WAIT_MAX_S = 30.0
@@ -82,21 +82,28 @@ async def test_a_key_opens_its_own_workspace(installation: Installation) -> None
     for _ in range(2):
         workspace_id = WorkspaceId(new_uuid())
         key = await installation.writing.create_key(workspace_id, "k", "somebody")
-        expected = Principal(workspace_id=workspace_id, actor=f"key:{key_id_of(key)}")
-        await until_opened(ring, key, expected)
+        await until_opened(ring, key, workspace_id)
+        caller = await ring.caller(key)
+        assert caller is not None
+        assert caller.principals[workspace_id].actor == f"key:{key_id_of(key)}"
+        assert caller.principals[workspace_id].permissions == of_scopes(ALL_SCOPES)
 
 
-async def until_opened(ring: KeyRing, key: str, expected: Principal | None) -> None:
+async def until_opened(ring: KeyRing, key: str, expected: WorkspaceId | None) -> None:
     async with asyncio.timeout(WAIT_MAX_S):
-        while await ring.principal(key) != expected:  # noqa: ASYNC110 it is a matter of time
+        while home_of(await ring.caller(key)) != expected:  # noqa: ASYNC110 it is a matter of time
             await asyncio.sleep(0.01)
+
+
+def home_of(caller: Caller | None) -> WorkspaceId | None:
+    return None if caller is None else caller.home
 
 
 async def test_the_first_request_with_a_key_just_made_is_let_in(
     installation: Installation,
 ) -> None:
     key = await installation.writing.create_key(WorkspaceId(new_uuid()), "k", "somebody")
-    assert await ring_of(installation).principal(key) is not None
+    assert await ring_of(installation).caller(key) is not None
 
 
 async def test_a_key_that_another_process_made_is_let_in(
@@ -106,7 +113,7 @@ async def test_a_key_that_another_process_made_is_let_in(
     elsewhere = build_writing(Settings(data_dir=tmp_path))
     key = await elsewhere.create_key(WorkspaceId(new_uuid()), "k", "somebody")
     elsewhere.close()
-    assert await ring.principal(key) is not None
+    assert await ring.caller(key) is not None
 
 
 async def test_a_revoked_key_is_soon_refused(installation: Installation) -> None:
@@ -114,13 +121,13 @@ async def test_a_revoked_key_is_soon_refused(installation: Installation) -> None
     writing = installation.writing
     workspace_id = WorkspaceId(new_uuid())
     revoked, kept = [await writing.create_key(workspace_id, "k", "somebody") for _ in range(2)]
-    assert await ring.principal(revoked) is not None
+    assert await ring.caller(revoked) is not None
     key_id = key_id_of(revoked)
     assert key_id is not None
     await writing.identity.revoke_key(key_id, writing.issued(workspace_id, "cli:keys"))
     await until_opened(ring, revoked, None)
-    assert await ring.principal(kept) is not None
-    assert await ring.principal(revoked) is None
+    assert await ring.caller(kept) is not None
+    assert await ring.caller(revoked) is None
 
 
 async def test_a_key_with_a_known_id_and_another_secret_is_refused(
@@ -128,10 +135,10 @@ async def test_a_key_with_a_known_id_and_another_secret_is_refused(
 ) -> None:
     ring = ring_of(installation)
     key = await installation.writing.create_key(WorkspaceId(new_uuid()), "k", "somebody")
-    assert await ring.principal(key) is not None
+    assert await ring.caller(key) is not None
     forged = with_id(key_id_of(key))
     assert key_id_of(forged) == key_id_of(key)
-    assert await ring.principal(forged) is None
+    assert await ring.caller(forged) is None
 
 
 def with_id(key_id: KeyId | None) -> str:
@@ -146,17 +153,52 @@ async def test_junk_is_refused_without_a_look_into_the_store(installation: Insta
     ring = ring_of(installation)
     installation.reads.close()
     for junk in ("", "x", "atk_live_", make_key(PEPPER).text[:-1] + "!"):
-        assert await ring.principal(junk) is None
+        assert await ring.caller(junk) is None
 
 
 async def test_unknown_keys_do_not_make_the_ring_look_each_time(
     installation: Installation,
 ) -> None:
-    ring = ring_of(installation)
-    assert await ring.principal(make_key(PEPPER).text) is None
-    installation.reads.close()
-    refused = await asyncio.gather(*(ring.principal(make_key(PEPPER).text) for _ in range(20)))
+    ring, looks = ring_of(installation), 0
+    load = ring._load
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        await load()
+
+    ring._load = counted  # type: ignore[method-assign]
+    assert await ring.caller(make_key(PEPPER).text) is None
+    before = looks
+    refused = await asyncio.gather(*(ring.caller(make_key(PEPPER).text) for _ in range(20)))
     assert refused == [None] * 20
+    # Once because what is known had grown old, once for all that are unknown.
+    assert looks - before <= 2
+
+
+async def test_a_key_made_right_after_an_unknown_one_was_refused_is_let_in(
+    installation: Installation,
+) -> None:
+    ring = ring_of(installation)
+    assert await ring.caller(make_key(PEPPER).text) is None
+    key = await installation.writing.create_key(WorkspaceId(new_uuid()), "k", "somebody")
+    assert await ring.caller(key) is not None
+
+
+async def test_a_look_that_fails_fails_once_for_all_who_wait(installation: Installation) -> None:
+    ring, looks = ring_of(installation), 0
+
+    async def failing() -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+        raise OSError("the database is away")
+
+    ring._load = failing  # type: ignore[method-assign]
+    asked = (ring.caller(make_key(PEPPER).text) for _ in range(20))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {OSError}
+    assert looks == 1
 
 
 # Where the read model is made by other processes.
@@ -179,7 +221,8 @@ def projected(url: str, workspace_id: str) -> str:
     with psycopg.connect(url) as connection:
         connection.execute("SELECT set_config('automatos.workspace', '*', true)")
         connection.execute(
-            "INSERT INTO api_keys VALUES (%s, %s, 'k', '', %s, %s, 0, NULL)",
+            "INSERT INTO api_keys (workspace_id, key_id, name, holder, secret_hash, last_four,"
+            " scopes, created_at) VALUES (%s, %s, 'k', '', %s, %s, 'read', 0)",
             (workspace_id, key.key_id, key.secret_hash, key.last_four),
         )
     return key.text
@@ -191,9 +234,9 @@ async def test_a_key_that_another_process_projected_is_let_in_at_its_first_reque
     for _ in range(2):
         workspace_id = new_uuid()
         key = projected(postgres_url, workspace_id)
-        principal = await shared_ring.principal(key)
+        principal = await shared_ring.caller(key)
         assert principal is not None
-        assert principal.workspace_id == workspace_id
+        assert principal.home == workspace_id
         shared_ring._missed_at = float("-inf")
 
 
@@ -208,6 +251,6 @@ async def test_a_crowd_with_new_keys_looks_once(shared_ring: KeyRing, postgres_u
         await load()
 
     shared_ring._load = counted  # type: ignore[method-assign]
-    principals = await asyncio.gather(*map(shared_ring.principal, keys))
-    assert len({p.workspace_id for p in principals if p is not None}) == 20
+    principals = await asyncio.gather(*map(shared_ring.caller, keys))
+    assert len({p.home for p in principals if p is not None}) == 20
     assert looks == 1
