@@ -99,7 +99,7 @@ class Directory:
     async def _look(self, user_id: UserId, token: VerifiedToken) -> _Known:
         found = await self._reads.ask(memberships, user_id)
         if found:
-            roles = {row.workspace_id: row.role for row in found}
+            roles: dict[WorkspaceId, Role] = {row.workspace_id: row.role for row in found}
             known = _Known(self._clock() + REMEMBERED_S, roles, found[0].workspace_id)
         else:
             known = await self._register(token)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
@@ -27,6 +27,7 @@ from infra.kafka.records import Received, about, partition_of
 from infra.parking import Unparker
 from infra.projecting import Applier, PartitionLost, Slice
 from infra.read_store import will_pass
+from projections.projector import checkpoints
 
 BATCH_MAX = 1_000
 """Events projected in one transaction, and rows read from the log at once."""
@@ -42,10 +43,14 @@ log = structlog.get_logger(__name__)
 
 
 class LogRewound(Exception):
-    """The log ends before what was projected from it: it was restored from an older backup.
+    """The log has lost its tail, in a failover or by a restore from an older backup.
 
     Nothing is projected any more; `automatos rebuild all` makes the read models anew.
     """
+
+
+class _CommitLost(PartitionLost):
+    """A checkpoint is before what was told to be committed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,9 +223,13 @@ class Intake:
         events: Sequence[Recorded[AnyEvent]],
         upto: int = 0,
     ) -> None:
-        part = Slice(events, partition, upto, place.guard)
+        part = Slice(events, partition, upto, partial(self._see, partition, place))
         try:
             passed = await self._in_thread(partial(self._applier.apply, part))
+        except _CommitLost as error:
+            raise LogRewound(
+                f"LOG_REWOUND: partition {partition} is no more projected up to {place.saved}."
+            ) from error
         except PartitionLost:
             log.info("a partition is somebody else's now", partition=partition)
             self.end(partition)
@@ -231,6 +240,16 @@ class Intake:
             place.at = events[-1].metadata.occurred_at
         for name, each in passed.items():
             self._told(name, {partition: each.position})
+
+    def _see(self, partition: int, place: Place, connection: Connection) -> None:
+        """See, within the transaction, that a place is ours, and where we have left it."""
+        place.guard(connection)
+        reached = select(func.min(checkpoints.c.global_position)).where(
+            checkpoints.c.partition == partition,
+            checkpoints.c.projector.in_([projector.name for projector in self._applier.going]),
+        )
+        if place.saved and (connection.scalar(reached) or 0) < place.saved:
+            raise _CommitLost(f"{partition}")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Do something with the read models, again and again while a passing fault lasts."""

@@ -23,6 +23,7 @@ from infra.event_store.store import Log
 from infra.intake import Intake, LogRewound, Told
 from infra.kafka.checkpoints import Checkpoints, Passed
 from infra.kafka.consumer import Feed
+from infra.kafka.fork import refuse_fork
 from infra.kafka.records import Received, about
 from infra.kafka.relay import Wait
 from infra.kafka.topic import Topic, TopicDiffers, topic_of
@@ -56,7 +57,6 @@ FAULTS: tuple[type[Exception], ...] = (
     psycopg.Error,
     PoolTimeout,
     CommandError,
-    LogRewound,
 )
 """What may pass. Anything else ends the process."""
 
@@ -144,6 +144,7 @@ class ProjectorProcess:
 
         Raises:
             TopicDiffers: Somebody has changed the topic's partitions.
+            LogRewound: The log has lost what was projected, or what the topic holds.
         """
         works = [self._project, self._share, *([self._fetch] if self._feed else [])]
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(work()) for work in works]
@@ -228,16 +229,21 @@ class ProjectorProcess:
     async def _fetch(self) -> None:
         assert self._feed is not None
         run = partial(asyncio.get_running_loop().run_in_executor, self._kafka)
+        checked = False
         while True:
             wanted = {n: place.at for n, place in self._intake.places.items()}
             if not wanted:
                 await asyncio.sleep(POLL_S)
                 continue
             try:
+                if not checked:
+                    await refuse_fork(self._source.rows, self._source.topic)
+                    checked = True
                 arrived = await run(partial(self._feed.poll, wanted))
-            except TopicDiffers:
+            except (LogRewound, TopicDiffers):
                 raise
             except Exception as error:  # noqa: BLE001 kafka-python raises what its parts raise
+                checked = False
                 log.warning("Kafka does not answer", error=repr(error))
                 await asyncio.sleep(PAUSE_S)
             else:
@@ -316,7 +322,7 @@ def serve(settings: Settings, projectors: Sequence[Projector]) -> int:
     """Project until SIGTERM; give the exit code."""
     try:
         asyncio.run(_serve(settings, projectors))
-    except TopicDiffers as error:
+    except (LogRewound, TopicDiffers) as error:
         log.critical("the projector refuses to go on", reason=str(error))
         return EXIT_REFUSED
     return 0

@@ -7,6 +7,7 @@ import psycopg
 import structlog
 
 from infra.event_store.postgres import PostgresLog
+from infra.intake import LogRewound
 from infra.kafka.relay import Relay
 from infra.kafka.topic import TopicDiffers, topic_of
 from infra.postgres.heartbeats import ALIVE_WITHIN_S, Heartbeats, instance_name
@@ -26,7 +27,7 @@ def relay(settings: Settings) -> int:
     try:
         _check(settings)
         asyncio.run(_relay(settings))
-    except (SchemaIsNewer, SchemaIsOld, TopicDiffers) as error:
+    except (LogRewound, SchemaIsNewer, SchemaIsOld, TopicDiffers) as error:
         log.critical("the relay refuses to go on", reason=str(error))
         return EXIT_REFUSED
     return 0

@@ -10,6 +10,7 @@ from kafka.partitioner.default import murmur2  # type: ignore[import-untyped]
 
 from domain.events import WorkspaceId
 from infra.event_store.codec import Stored
+from infra.event_store.unreadable import workspace_of
 
 WORKSPACES_CACHED_MAX = 10_000
 """Workspaces whose partition and source are remembered: hashing is slow in Python."""
@@ -49,6 +50,10 @@ class Received(NamedTuple):
     workspace_id: WorkspaceId
 
 
+UNKNOWN_TIME = "1970-01-01T00:00:00Z"
+"""Of a damaged event."""
+
+
 class _Who(msgspec.Struct, frozen=True, gc=False):
     """Attributes:
     occurred_at: As it is stored, which is RFC 3339.
@@ -73,8 +78,16 @@ _hash = cast("Callable[[bytes], int]", murmur2)
 
 
 def about(row: Stored) -> About:
-    """Read what is said of an event beside the event itself."""
-    return _about.decode(row.body)
+    """Read what is said of an event beside the event itself.
+
+    Of a damaged row the log itself still tells the place: it is published like any other, so
+    that everybody else's events go on, and who reads it meets the damage.
+    """
+    try:
+        return _about.decode(row.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        who = _Who(workspace_of(row), correlation_id="", occurred_at=UNKNOWN_TIME)
+        return About(event_id=f"damaged-{row.global_position}", metadata=who)
 
 
 @lru_cache(WORKSPACES_CACHED_MAX)

@@ -23,6 +23,7 @@ from infra.event_store.codec import Stored
 from infra.event_store.store import Log
 from infra.failpoints import failpoint
 from infra.kafka.checkpoints import Checkpoints, Passed
+from infra.kafka.fork import refuse_fork
 from infra.kafka.producer import ACK_WITHIN_S, Ack, Producer, open_producer
 from infra.kafka.records import about, partition_of, record
 from infra.kafka.topic import Topic, differs, ensure_topic
@@ -112,6 +113,7 @@ class Relay:
 
         Raises:
             TopicDiffers: Somebody has changed the topic's partitions.
+            LogRewound: The topic holds what the log does not.
         """
         while not self._stopping.is_set():
             try:
@@ -165,6 +167,7 @@ class Relay:
 
     async def _copy(self, lease: Lease) -> None:
         await ensure_topic(self._pool, self._topic)
+        await refuse_fork(self._rows, self._topic)
         passed = await self._checkpoints.read()
         producer = await asyncio.to_thread(open_producer, self._topic.servers, self._topic.access)
         try:

@@ -170,3 +170,9 @@ def test_a_record_whose_headers_make_no_sense_is_malformed(name: str, value: byt
 def test_a_record_without_key_or_value_is_malformed(key: bytes | None, value: bytes | None) -> None:
     with pytest.raises(MalformedRecord):
         received(0, key, value, published(row(metadata())).headers)
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"{}", b"not json", b'{"event_id":1}'])
+def test_a_damaged_row_is_published_at_its_place_with_its_workspace(body: bytes) -> None:
+    said = about(Stored(7, "agent-acme+1", 1, "agent_renamed", body))
+    assert (said.event_id, said.metadata.workspace_id) == ("damaged-7", "acme")

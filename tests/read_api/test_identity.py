@@ -46,7 +46,9 @@ async def body(answer: httpx.Response, status: int = 200) -> Any:
     return answer.json()
 
 
-async def joined(served: Served, owner: httpx.AsyncClient, subject: str, role: str) -> Any:
+async def joined(
+    served: Served, owner: httpx.AsyncClient, subject: str, role: str
+) -> httpx.AsyncClient:
     """Have somebody invited and accept; give his client."""
     sent = await owner.post(
         "/api/workspaces/current/invitations", json={"email": "new@x.org", "role": role}
