@@ -38,6 +38,7 @@ from infra.prices import PriceBook
 from infra.process_runner import ProcessRunner
 from infra.read_store import Reads, open_engine
 from infra.settings import Settings
+from infra.tickets import tickets_in
 from infra.vault import Vault
 from projections.agents import AgentsProjector
 from projections.identity import IdentityProjector, valid_keys
@@ -339,6 +340,8 @@ def wire_app(
         ),
         default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
     )
+    authenticator = _authenticator(writing, sight)
+    tickets = tickets_in(settings.redis_url, writing.vault.pepper())
     names = [projector.name for projector in PROJECTORS]
     statistics = EndpointStatistics(sight.totals, utc_now)
     beside = around(settings, statistics)
@@ -353,7 +356,8 @@ def wire_app(
             make_key=partial(make_key, writing.vault.pepper()),
         ),
         Edges(
-            authenticator=_authenticator(writing, sight),
+            authenticator=authenticator,
+            tickets=tickets,
             docs_assets=swagger_files(),
             closing=closing,
             projector_names=lambda: names,
@@ -366,7 +370,7 @@ def wire_app(
             surroundings=sight.surroundings,
         ),
         on_startup=[on_startup, beside.start],
-        on_shutdown=[beside.stop, on_shutdown],
+        on_shutdown=[beside.stop, tickets.aclose, authenticator.aclose, on_shutdown],
     )
     traces = traces_of(settings)
     if traces is not None:

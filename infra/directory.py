@@ -70,6 +70,10 @@ class Directory:
             known = await self._find(user_id, token)
         return self._caller(user_id, token.email or "", known)
 
+    async def aclose(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.aclose()
+
     def _caller(self, user_id: UserId, email: str, known: _Known) -> Caller:
         principals = {
             workspace_id: Principal(

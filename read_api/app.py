@@ -44,6 +44,7 @@ from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
 from read_api.streams import Places
 from read_api.texts import checked
+from read_api.tickets import Tickets
 from read_api.usage import UsageController
 from read_api.view import Ports
 from read_api.workflows import WorkflowController
@@ -75,6 +76,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     authenticator: Authenticator
+    tickets: Tickets
     docs_assets: Path
     closing: Callable[[], bool]
     projector_names: Callable[[], list[str]]
@@ -96,7 +98,8 @@ def create_app(
     on_shutdown: Sequence[Callable[[], Any]] = (),
 ) -> Litestar:
     places = Places(edges.streams_per_workspace, edges.streams_per_key)
-    request_class = bound_to(Shared(ports, commands, edges.closing, places))
+    guarded = partial(guard, authenticator=edges.authenticator, tickets=edges.tickets)
+    request_class = bound_to(Shared(ports, commands, edges.closing, places, edges.tickets))
     app = Litestar(
         route_handlers=[
             AgentController,
@@ -121,7 +124,7 @@ def create_app(
         ],
         dependencies=_dependencies(ports, edges),
         middleware=[
-            *_around_guard(partial(guard, authenticator=edges.authenticator), edges.rules.limits),
+            *_around_guard(guarded, edges.rules.limits),
             partial(lane, request_class=request_class),
         ],
         request_class=request_class,

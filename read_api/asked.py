@@ -18,6 +18,7 @@ from domain.identity import KeyId
 from read_api.auth import Admitted, Principal, issued
 from read_api.bodies import StrictRequest
 from read_api.streams import Places
+from read_api.tickets import Tickets
 from read_api.view import Ports, View
 
 
@@ -55,6 +56,7 @@ class Shared(NamedTuple):
     commands: Commands
     closing: Callable[[], bool]
     places: Places
+    tickets: Tickets
 
 
 class ApiRequest(StrictRequest):
@@ -83,6 +85,10 @@ class ApiRequest(StrictRequest):
     def places(self) -> Places:
         """Of live streams."""
         return self.shared.places
+
+    @property
+    def tickets(self) -> Tickets:
+        return self.shared.tickets
 
     @property
     def admitted(self) -> Admitted:

@@ -15,6 +15,7 @@ from commands.transact import Issued
 from domain.events import CommandId, Metadata, WorkspaceId
 from domain.identity import KeyId, Permission, Role, UserId
 from read_api.errors import BadHeader, ForeignWorkspace, NotAuthenticated, NotPermitted
+from read_api.tickets import BY_TICKET, Tickets, holder
 
 PUBLIC = "public"
 """Route option: answered without credentials."""
@@ -98,7 +99,7 @@ class Circumstances(msgspec.Struct, frozen=True):
     new_secret: Callable[[], str]
 
 
-def guard(app: ASGIApp, authenticator: Authenticator) -> ASGIApp:
+def guard(app: ASGIApp, authenticator: Authenticator, tickets: Tickets) -> ASGIApp:
     """Let a request through only with valid credentials, into a workspace of the caller's, and to
     do what he may do there.
 
@@ -110,6 +111,10 @@ def guard(app: ASGIApp, authenticator: Authenticator) -> ASGIApp:
         opt = scope["route_handler"].opt
         if not opt.get(PUBLIC):
             admitted = await _authenticated(scope, authenticator)
+            if admitted is None and opt.get(BY_TICKET):
+                admitted = await _ticketed(scope, tickets)
+            if admitted is None:
+                raise NotAuthenticated(CREDENTIALS_WANTED)
             permission = opt[PERMISSION]
             if permission not in admitted.principal.permissions and permission != ANYBODY:
                 raise NotPermitted(permission)
@@ -119,25 +124,31 @@ def guard(app: ASGIApp, authenticator: Authenticator) -> ASGIApp:
     return handle
 
 
-async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted:
-    """Tell who asks.
+async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted | None:
+    """Tell who asks; None without valid credentials.
 
     Raises:
-        NotAuthenticated: No credentials, or not valid ones.
         ForeignWorkspace: The request names a workspace that is not the caller's.
     """
     given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
     credential = _credential(given)
     caller = await authenticator.caller(credential) if credential else None
     if caller is None:
-        raise NotAuthenticated(
-            "Send a session token as Authorization: Bearer, or an API key so or as X-API-Key."
-        )
+        return None
     named = _named(given, scope["query_string"])
     if any(name not in caller.principals for name in named):
         raise ForeignWorkspace("The credentials do not open the workspace that was named.")
     return Admitted(caller.principals[named[0] if named else caller.home], given)
 
+
+async def _ticketed(scope: Scope, tickets: Tickets) -> Admitted | None:
+    principal = await holder(tickets, scope["path"], scope["query_string"])
+    return None if principal is None else Admitted(principal, {})
+
+
+CREDENTIALS_WANTED = (
+    "Send a session token as Authorization: Bearer, or an API key so or as X-API-Key."
+)
 
 _READ = frozenset(
     {

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 import msgspec
-from litestar import Controller, Request, Response, get
+from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.params import HeaderParameter, JSONBody, QueryParameter
 
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
@@ -20,6 +20,7 @@ from read_api.auth import Principal, may
 from read_api.errors import BadCursor, BadParameter
 from read_api.reads import EventLog
 from read_api.streams import EventStream
+from read_api.tickets import BY_TICKET, TicketBody, TicketWanted, ticket_for
 from read_api.view import POSITION
 
 PAGE_MAX = 1_000
@@ -127,7 +128,7 @@ class EventController(Controller):
         "/stream",
         summary="Follow the workspace's events as they are recorded (SSE)",
         media_type="text/event-stream",
-        opt=may("events:read"),
+        opt=may("events:read") | {BY_TICKET: True},
     )
     async def stream(
         self,
@@ -146,6 +147,16 @@ class EventController(Controller):
         frames = follow(event_log, principal, wanted, after=begin, closing=request.closing)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return EventStream(frames, principal, request.places, headers=headers)
+
+    @post(
+        "/ticket",
+        status_code=200,
+        summary="Get a one-time ticket for the stream, for who can send no header",
+        opt=may("events:read"),
+    )
+    async def ticket(self, data: JSONBody[TicketWanted], request: ApiRequest) -> TicketBody:
+        """Give the ticket as `?ticket=` of the stream's URL, once and within its time."""
+        return await ticket_for(request.tickets, request.principal, data)
 
 
 def provide_filter(

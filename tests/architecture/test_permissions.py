@@ -17,6 +17,9 @@ OPEN_TO_ANYBODY = {
 }
 """About the caller himself, in whatever workspace."""
 
+READING = {("POST", "/api/events/ticket")}
+"""Gives no more than the reading itself does."""
+
 PUBLIC = {"/", "/health", "/health/live", "/health/ready"}
 
 
@@ -45,7 +48,7 @@ def test_what_changes_something_demands_more_than_reading() -> None:
     lax = [
         f"{method} {path}"
         for method, path, demanded in guarded(app())
-        if method != "GET" and (demanded or "").endswith(":read")
+        if (method, path) not in READING and method != "GET" and (demanded or "").endswith(":read")
     ]
     assert lax == []
 

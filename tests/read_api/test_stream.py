@@ -13,6 +13,7 @@ import pytest
 from infra.settings import Settings
 from read_api.auth import Principal
 from read_api.events import EventFilter, follow
+from read_api.tickets import TICKET_LIFE_S
 from tests.read_api.conftest import WAIT_MAX_S, Served, Tenant, assert_problem, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -300,3 +301,41 @@ async def test_a_client_that_went_away_leaves_nothing_behind(tenant: Tenant) -> 
         return len(asyncio.all_tasks()) <= before
 
     await until(as_before)
+
+
+async def ticket_of(tenant: Tenant, **wanted: str) -> str:
+    answer = await tenant.http.post("/api/events/ticket", json=wanted)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["expires_in"] == TICKET_LIFE_S
+    given: str = answer.json()["ticket"]
+    return given
+
+
+async def test_a_ticket_opens_the_stream_without_a_header_once(
+    served: Served, tenant: Tenant
+) -> None:
+    await tenant.agent()
+    browser, ticket = served.client(), {"ticket": await ticket_of(tenant)}
+    async with browser.stream("GET", STREAM, params=ticket) as answer:
+        assert answer.status_code == 200
+        seen = [line async for line in _until_first_id(answer)]
+    assert seen[-1] == f"id: {(await positions(served, tenant))[0]}"
+    assert_problem(await browser.get(STREAM, params=ticket), 401, "not_authenticated")
+
+
+async def _until_first_id(answer: httpx.Response) -> AsyncIterator[str]:
+    async for line in answer.aiter_lines():
+        yield line
+        if line.startswith("id:"):
+            return
+
+
+async def test_a_ticket_opens_nothing_but_the_stream_it_was_given_for(
+    served: Served, tenant: Tenant
+) -> None:
+    browser = served.client()
+    for path in ("/api/events", "/api/agents"):
+        ticket = {"ticket": await ticket_of(tenant)}
+        assert_problem(await browser.get(path, params=ticket), 401, "not_authenticated")
+    elsewhere = {"ticket": await ticket_of(tenant, path="/api/other")}
+    assert_problem(await browser.get(STREAM, params=elsewhere), 401, "not_authenticated")
