@@ -38,8 +38,8 @@ class KeyUses:
 
     def used(self, row: KeyRow) -> None:
         now = self._now()
-        last = self._noted.get(row.key_id) or row.last_used_at
-        if last is not None and now - last < USE_NOTED_EVERY:
+        last = self._noted.get(row.key_id) or row.last_used_at or row.created_at
+        if now - last < USE_NOTED_EVERY:
             return
         if len(self._noted) >= NOTED_MAX:
             self._noted.clear()

@@ -154,7 +154,7 @@ class Overlap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ApiKeyBody(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes:
     masked: Enough to recognise the key by.
-    last_used_at: Exact to the hour.
+    last_used_at: Exact to the hour; null until the key is used after its first hour.
     """
 
     id: KeyId

@@ -359,6 +359,10 @@ DATABASE: ContextVar[Database] = ContextVar("database")
 BROKER: ContextVar[Broker] = ContextVar("broker")
 
 
+async def _no_fork(*_: object) -> None:
+    """The simulated log loses nothing."""
+
+
 def simulate(patch: pytest.MonkeyPatch) -> None:
     """Have our code talk to `DATABASE` and `BROKER` of the context that it runs in."""
     # Making one takes longer than a whole schedule.
@@ -366,6 +370,7 @@ def simulate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(postgres_committer, "batch", _Batch())
     patch.setattr(postgres_committer, "BoundedConnection", _Driver())
     patch.setattr(relay, "Leases", lambda _: BROKER.get().leases)
+    patch.setattr(relay, "refuse_fork", _no_fork)
     patch.setattr(relay, "Checkpoints", lambda *_: SimulatedCheckpoints(BROKER.get()))
     patch.setattr(relay, "ensure_topic", _nothing)
     patch.setattr(relay, "open_producer", lambda *_: SimulatedProducer(BROKER.get()))

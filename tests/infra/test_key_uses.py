@@ -23,7 +23,7 @@ def row(key_id: str = "k1", last_used_at: datetime | None = None) -> KeyRow:
         secret_hash="aa",
         last_four="wxyz",
         scopes=("read",),
-        created_at=NOON,
+        created_at=NOON - timedelta(days=1),
         expires_at=None,
         last_used_at=last_used_at,
     )

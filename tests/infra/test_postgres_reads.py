@@ -17,6 +17,8 @@ from tests.contracts.stores import ACME, GLOBEX
 
 OWNER = "automatos_test_owner"
 
+REST = {"slug": "", "personal": False, "created_at": 0}
+
 
 @pytest.fixture
 def url(postgres_url: str) -> str:
@@ -42,7 +44,7 @@ def url(postgres_url: str) -> str:
     engine = open_engine(owned)
     with engine.begin() as connection:
         for workspace_id in (ACME, GLOBEX):
-            row = {"workspace_id": workspace_id, "name": workspace_id, "created_at": 0}
+            row = {"workspace_id": workspace_id, "name": workspace_id} | REST
             connection.execute(workspaces.insert().values(row))
     engine.dispose()
     return owned
@@ -86,7 +88,7 @@ async def test_what_one_workspace_is_shown_cannot_be_written_for_another(
     reads: PostgresReads,
 ) -> None:
     def write(connection: Connection, _workspace_id: WorkspaceId) -> None:
-        row = {"workspace_id": GLOBEX, "name": "forged", "created_at": 0}
+        row = {"workspace_id": GLOBEX, "name": "forged"} | REST
         connection.execute(workspaces.insert().values(row))
 
     with pytest.raises(ProgrammingError, match="row-level security"):

@@ -190,8 +190,8 @@ async def test_reads_cannot_write(folder: Folder) -> None:
 
 
 def test_a_digest_depends_on_every_value_and_not_on_the_order_of_writing(folder: Folder) -> None:
-    first = {"workspace_id": "a", "name": "A", "created_at": 1}
-    second = {"workspace_id": "b", "name": "B", "created_at": 2}
+    first = {"workspace_id": "a", "name": "A", "slug": "", "personal": False, "created_at": 1}
+    second = first | {"workspace_id": "b", "name": "B", "created_at": 2}
     digests = set()
     for rows in ([first, second], [second, first], [first, second | {"created_at": 3}], [first]):
         with folder.engine.begin() as connection:
@@ -221,7 +221,8 @@ def test_a_locked_database_is_a_fault_that_passes_and_a_wrong_statement_is_not(
 def test_opening_makes_what_tables_are_missing_and_keeps_the_others(tmp_path: Path) -> None:
     engine = open_engine(tmp_path / "read_models.db")
     with engine.begin() as connection:
-        connection.execute(workspaces.insert(), {"workspace_id": "a", "name": "A", "created_at": 1})
+        row = {"workspace_id": "a", "name": "A", "slug": "", "personal": False, "created_at": 1}
+        connection.execute(workspaces.insert(), row)
         due_runs.drop(connection)
     engine.dispose()
     engine = open_engine(tmp_path / "read_models.db")
