@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from commands.runs import RunCommands
 from infra.composition import PROJECTORS, Sight, Writing, build_writing, wire_app
+from infra.ending import end
 from infra.endpoint_statistics import EndpointTable
 from infra.postgres.migrations import check_schema
 from infra.postgres.progress import Partitioned, PostgresProgress
@@ -56,16 +57,15 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
             self.tasks.append(asyncio.create_task(self.wakes.run()))
 
     async def stop(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
         await self.writing.aclose()
         self.totals.close()
         self.reads.close()
 
     async def look(self) -> None:
         with suppress(SQLAlchemyError, TimeoutError):
-            await asyncio.wait_for(self.progress.refresh(), PROBE_MAX_S)
+            async with asyncio.timeout(PROBE_MAX_S):
+                await self.progress.refresh()
 
     def degraded(self) -> list[str]:
         return ["redis"] if self.wakes is not None and self.wakes.degraded else []

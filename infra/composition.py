@@ -24,6 +24,7 @@ from infra.clerk_tokens import clerk_tokens
 from infra.clock import utc_now
 from infra.directory import Directory
 from infra.edges import around
+from infra.ending import end
 from infra.endpoint_statistics import EndpointTable
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
@@ -164,8 +165,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
             runner.cancel()
             await self.runner.drain()
             await self.follower.catch_up()
-            follower.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
+            await end([follower, runner])
         await self.models.close()
         self.reads.close()
         self.engine.dispose()

@@ -1,11 +1,11 @@
 """What stands around the routes, as the settings want it."""
 
 import asyncio
-from contextlib import suppress
 from ipaddress import ip_address
 
 import msgspec
 
+from infra.ending import end
 from infra.endpoint_statistics import flush_for_ever
 from infra.rate_limits import InProcess, InRedis
 from infra.settings import Settings
@@ -45,9 +45,7 @@ class Around(msgspec.Struct, kw_only=True):
 
     async def stop(self) -> None:
         if self.flushing is not None:
-            self.flushing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.flushing
+            await end([self.flushing])
         if isinstance(self.limiter, InRedis):
             await self.limiter.close()
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from domain.events import JsonObject
+from infra.ending import end
 from infra.jws import ALGORITHM, from_base64url, unique_json
 
 if TYPE_CHECKING:
@@ -218,8 +219,7 @@ class RemoteKeys:
 
     async def aclose(self) -> None:
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait([self._refreshing])
+            await end([self._refreshing])
         if self._client is not None:
             await self._client.aclose()
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from commands.transact import CommandError
 from domain.events import StreamId, WorkspaceId
+from infra.ending import end
 from infra.failpoints import failpoint
 from infra.read_store import will_pass
 from projections.runs import DueRun, DueRunsProjector, due
@@ -91,9 +92,7 @@ class ProcessRunner:
         if not tasks:
             return
         await asyncio.wait(tasks, timeout=DRAIN_S)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     async def _look(self) -> None:
         found = await self._reads.ask(due, limit=2 * RUNS_AT_ONCE_MAX + len(self._asleep))

@@ -17,6 +17,7 @@ from psycopg_pool import PoolTimeout
 from sqlalchemy import Connection, Engine
 
 from commands.transact import CommandError
+from infra.ending import end
 from infra.event_store.codec import Codec
 from infra.event_store.postgres import PostgresLog
 from infra.event_store.store import Log
@@ -159,9 +160,7 @@ class ProjectorProcess:
             await self._close([*tasks, stopping])
 
     async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         self._intake.close()
         if self._feed is not None:
             await asyncio.get_running_loop().run_in_executor(self._kafka, self._feed.close)
@@ -213,10 +212,13 @@ class ProjectorProcess:
 
     async def _next(self) -> None:
         """Project what Kafka has brought, if anything."""
-        with suppress(TimeoutError):
-            arrived = await asyncio.wait_for(self._arrived.get(), POLL_S)
-            for partition, records in arrived.items():
-                await self._intake.take_in(partition, records)
+        try:
+            async with asyncio.timeout(POLL_S):
+                arrived = await self._arrived.get()
+        except TimeoutError:
+            return
+        for partition, records in arrived.items():
+            await self._intake.take_in(partition, records)
 
     async def _follow(self) -> None:
         """Project what the log has, without Kafka."""

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from infra import gcra
+from infra.ending import end
 from read_api.limits import Ask, Rate, Verdict
 
 SUBJECTS_MAX = 20_000
@@ -199,8 +200,5 @@ class InRedis:
                 return
 
     async def close(self) -> None:
-        tasks = [task for task in (self._asking, self._returning) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(task for task in (self._asking, self._returning) if task is not None)
         await self._redis.aclose()

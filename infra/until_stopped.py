@@ -5,6 +5,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from infra.ending import end
+
 STOP_WITHIN_S = 25.0
 """How long a process may take to end what it has begun; the rest is the next one's."""
 
@@ -41,8 +43,6 @@ async def until_stopped(
         await asyncio.wait({running}, timeout=STOP_WITHIN_S)
     finally:
         ended = [task for task in (running, *others) if task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
     for task in ended:
         task.result()

@@ -200,7 +200,8 @@ async def overview() -> Overview:
 
 async def _head(ports: Ports) -> int | None:
     try:
-        return await asyncio.wait_for(ports.log.head(), PROBE_MAX_S)
+        async with asyncio.timeout(PROBE_MAX_S):
+            return await ports.log.head()
     except (CommandError, OSError, TimeoutError):
         return None
 

@@ -19,6 +19,7 @@ import structlog
 from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 from commands.transact import CommandError
+from infra.ending import end
 from infra.event_store.codec import Stored
 from infra.event_store.store import Log
 from infra.failpoints import failpoint
@@ -146,7 +147,7 @@ class Relay:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _ended(tasks)
+            await end(tasks)
             with suppress(psycopg.Error):
                 await self._leases.release(self.lease_name, self._instance)
         for task in done:
@@ -190,7 +191,7 @@ class Relay:
                 settled = asyncio.create_task(self._settle(acks, passed, lease))
             await settled
         finally:
-            await _ended([settled])
+            await end([settled])
 
     async def _sent(
         self, producer: Producer, page: list[Stored], passed: Passed
@@ -252,12 +253,6 @@ def _wait_for(acks: Sequence[Ack]) -> None:
 
 async def _nothing() -> None:
     """Be what is settled before the first page."""
-
-
-async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _pause_s(failures: int) -> float:

@@ -106,6 +106,7 @@ async def test_a_reader_waits_until_its_workspace_s_partition_has_passed(
 ) -> None:
     projectors.passed(9)
     reader = asyncio.create_task(progress.reach(PROJECTOR, ACME, 10, timeout_s=WAIT_MAX_S))
+    assert await progress.reach(PROJECTOR, ACME, 9, timeout_s=WAIT_MAX_S) == 9
     assert await progress.reach(PROJECTOR, ACME, 10, timeout_s=SOON_S) == 9
     assert not reader.done()
     projectors.passed(12)
@@ -186,6 +187,7 @@ async def test_a_partition_with_unread_events_has_not_passed_them(
 ) -> None:
     projectors.relayed(100, *([50] * TOPIC.partitions))
     projectors.passed(49)
+    assert await progress.reach(PROJECTOR, ACME, 49, timeout_s=WAIT_MAX_S) == 49
     assert await progress.reach(PROJECTOR, ACME, 50, timeout_s=SOON_S) == 49
     assert progress.relayed == 100
 

@@ -1,0 +1,23 @@
+"""The end of tasks that would go on for ever."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+AGAIN_S = 5.0
+"""How long a cancelled task may tidy up before it is cancelled once more."""
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait for their end, however they end.
+
+    Once is not enough. Until Python 3.12 `asyncio.wait_for` loses a cancellation that comes in the
+    moment its result does (python/cpython#86296), and psycopg's pool waits by it for a connection.
+    """
+    tasks = list(tasks)
+    going_on = set(tasks)
+    while going_on:
+        for task in going_on:
+            task.cancel()
+        _, going_on = await asyncio.wait(going_on, timeout=AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

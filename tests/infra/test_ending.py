@@ -1,0 +1,63 @@
+"""The end of tasks that go on for ever."""
+
+import asyncio
+
+import pytest
+
+from infra import ending
+from infra.ending import end
+
+WITHIN_S = 30.0
+
+
+async def waiting_for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_task_that_loses_a_cancellation_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ending, "AGAIN_S", 0.01)
+    lost = 0
+
+    async def losing_one() -> None:
+        nonlocal lost
+        try:
+            await waiting_for_ever()
+        except asyncio.CancelledError:
+            lost += 1
+        await waiting_for_ever()
+
+    tasks = [asyncio.create_task(losing_one()), asyncio.create_task(waiting_for_ever())]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WITHIN_S):
+        await end(tasks)
+    assert lost == 1
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_a_task_may_tidy_up_before_its_end() -> None:
+    tidy = asyncio.Event()
+
+    async def tidying() -> None:
+        try:
+            await waiting_for_ever()
+        finally:
+            await asyncio.sleep(0)
+            tidy.set()
+
+    task = asyncio.create_task(tidying())
+    await asyncio.sleep(0)
+    await end([task])
+    assert tidy.is_set()
+
+
+async def test_the_fault_of_a_task_is_not_its_ender_s() -> None:
+    async def failing() -> None:
+        raise ValueError
+
+    task = asyncio.create_task(failing())
+    await asyncio.sleep(0)
+    await end([task])
+    assert isinstance(task.exception(), ValueError)
+    await end([])
