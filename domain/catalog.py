@@ -12,10 +12,11 @@ from domain.claims import ClaimEvent
 from domain.events import Event
 from domain.identity import IdentityEvent
 from domain.runs import RunEvent
+from domain.settings import SettingsEvent
 from domain.workflows import WorkflowEvent
 
 AnyEvent: TypeAlias = (
-    AgentEvent | AuditEvent | ClaimEvent | IdentityEvent | RunEvent | WorkflowEvent
+    AgentEvent | AuditEvent | ClaimEvent | IdentityEvent | RunEvent | SettingsEvent | WorkflowEvent
 )
 
 EVENT_TYPES: dict[str, type[Event]] = {event.tag(): event for event in get_args(AnyEvent)}

@@ -50,8 +50,8 @@ class NameIsTaken(DomainError):
 
     code = "name_is_taken"
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"{kind} with this name already exists", pointer="/name")
+    def __init__(self, kind: str, name: str, *, pointer: str = "/name") -> None:
+        super().__init__(f"{kind} with this name already exists", pointer=pointer)
         self.kind = kind
         self.name = name
 
@@ -114,6 +114,16 @@ class TooLong(DomainError):
     def __init__(self, what: str, *, size: int, size_max: int, pointer: str) -> None:
         super().__init__(f"{what} has {size} bytes; {size_max} are allowed.", pointer=pointer)
         self.size_max = size_max
+
+
+class SettingIsRequired(DomainError):
+    """A setting that must not be missing was asked to go."""
+
+    code = "setting_is_required"
+
+    def __init__(self, setting: str) -> None:
+        super().__init__("Cannot delete required setting")
+        self.setting = setting
 
 
 class StreamConflict(DomainError):

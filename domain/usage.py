@@ -34,8 +34,8 @@ class ModelCallRequested(Event, frozen=True, kw_only=True, tag="model_call_reque
     Attributes:
         provider: Who is asked. `offline` is no language model but the built-in
             extractive one, and labels every event of its calls.
-        asked_provider: What the agent names, where that differs; then
-            `substituted` says why.
+        asked_provider: What the agent, or its workspace's settings, name, where
+            that differs; then `substituted` says why.
         repeats: The call in doubt that this one repeats, if it does.
     """
 

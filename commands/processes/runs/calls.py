@@ -12,18 +12,24 @@ ERROR_MAX = 500
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A call about to be made."""
+    """A call about to be made.
+
+    Attributes:
+        asked: What the agent names, or else its workspace's settings; a provider that is empty is
+            whatever the models take.
+    """
 
     step: int
     attempt: int
     subject: CallSubject
     target: ModelTarget
-    asked: ModelConfig | None
+    asked: ModelConfig
     request: ModelRequest
 
 
 def requested(prepared: Prepared, call_id: str, prompt: Blob) -> ModelCallRequested:
-    asked = prepared.asked if prepared.target.substituted else None
+    named = bool(prepared.target.substituted and prepared.asked.provider)
+    asked = prepared.asked if named else None
     return ModelCallRequested(
         call_id=call_id,
         subject=prepared.subject,

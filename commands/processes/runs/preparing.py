@@ -11,12 +11,15 @@ from commands.processes.model_calls import (
     ModelTarget,
 )
 from commands.processes.runs.calls import Prepared
+from commands.settings import settings_stream
 from commands.transact import EventStore, Loaded
 from domain import agents, templates
-from domain.agents import AGENT, AgentId, AgentProfile, Registered
+from domain.agents import AGENT, AgentId, AgentProfile, ModelConfig, Registered
+from domain.effective import Installed, default_model
 from domain.errors import TooLong
 from domain.events import Blob, JsonObject, WorkspaceId
 from domain.runs import Running, TakeStep
+from domain.settings import SETTINGS
 from domain.usage import CallSubject
 from domain.workflows import Step
 
@@ -30,12 +33,16 @@ class CannotPrepare(Exception):
 
 class Preparation:
     """Args:
+    installed: What the installation says of the settings of agents that name no model.
     stream: Ask models for streamed answers, whose timeouts fit long ones.
     """
 
-    def __init__(self, store: EventStore, models: ModelProvider, *, stream: bool) -> None:
+    def __init__(
+        self, store: EventStore, models: ModelProvider, installed: Installed, *, stream: bool
+    ) -> None:
         self._store = store
         self._models = models
+        self._installed = installed
         self._stream = stream
 
     async def prepare(self, workspace_id: WorkspaceId, run: Running, due: TakeStep) -> Prepared:
@@ -46,7 +53,7 @@ class Preparation:
         """
         step = run.steps[due.step]
         agent = await self._agent(workspace_id, step)
-        asked = agent.state.profile.model
+        asked = await self._asked(workspace_id, agent.state.profile)
         target = self._target(asked)
         prompt = await self._prompt(workspace_id, run, step)
         return Prepared(
@@ -55,8 +62,15 @@ class Preparation:
             subject=_subject(run, step, agent.version),
             target=target,
             asked=asked,
-            request=_request(agent.state.profile, target, prompt, stream=self._stream),
+            request=_request(agent.state.profile, asked, target, prompt, stream=self._stream),
         )
+
+    async def _asked(self, workspace_id: WorkspaceId, profile: AgentProfile) -> ModelConfig:
+        """Take the agent's own model, else what holds in its workspace at this moment."""
+        if profile.model is not None:
+            return profile.model
+        loaded = await self._store.load(SETTINGS, settings_stream(workspace_id), fresh=True)
+        return default_model(loaded.state, self._installed)
 
     async def _agent(self, workspace_id: WorkspaceId, step: Step) -> Loaded[Registered]:
         agent_id = AgentId(step.agent_id)
@@ -65,11 +79,9 @@ class Preparation:
         state = agents.registered(loaded.state, agent_id)
         return Loaded(state, loaded.version, loaded.first, loaded.last)
 
-    def _target(self, asked: agents.ModelConfig | None) -> ModelTarget:
+    def _target(self, asked: ModelConfig) -> ModelTarget:
         try:
-            if asked is None:
-                return self._models.target(None, None)
-            return self._models.target(asked.provider, asked.model_id)
+            return self._models.target(asked.provider or None, asked.model_id or None)
         except ModelCallError as error:
             raise CannotPrepare(str(error)) from error
 
@@ -120,9 +132,8 @@ def _subject(run: Running, step: Step, agent_version: int) -> CallSubject:
 
 
 def _request(
-    profile: AgentProfile, target: ModelTarget, prompt: str, *, stream: bool
+    profile: AgentProfile, model: ModelConfig, target: ModelTarget, prompt: str, *, stream: bool
 ) -> ModelRequest:
-    model = profile.model or agents.ModelConfig(provider="", model_id="")
     return ModelRequest(
         provider=target.provider,
         model=target.model,

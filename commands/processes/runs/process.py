@@ -13,6 +13,7 @@ from commands.processes.runs.calls import Prepared, completed, failed, requested
 from commands.processes.runs.preparing import CannotPrepare, Preparation
 from commands.transact import CommandError, Issued, Loaded, Transaction, Transactions
 from domain import runs
+from domain.effective import Installed
 from domain.errors import DomainError
 from domain.events import CommandId, Metadata, StreamId, WorkspaceId
 from domain.runs import RUN, CallInDoubt, Nothing, Running, RunState, TakeStep
@@ -33,6 +34,7 @@ class RunProcess:
     Args:
         worker: This process's name in leases, unlike any other's, before or after.
         sole: No other worker is alive: every lease that is not ours is void.
+        installed: What the installation says of the settings of agents that name no model.
         stream: Ask models for streamed answers, whose timeouts fit long ones.
         record_retry_s: Pause between tries to record an outcome.
     """
@@ -46,13 +48,16 @@ class RunProcess:
         now: Callable[[], datetime],
         new_uuid: Callable[[], str],
         sole: bool,
+        installed: Installed | None = None,
         stream: bool = True,
         record_retry_s: float = RECORD_RETRY_S,
     ) -> None:
         self._transactions = transactions
         self._store = transactions.store
         self._models = models
-        self._preparation = Preparation(transactions.store, models, stream=stream)
+        self._preparation = Preparation(
+            transactions.store, models, installed or Installed(), stream=stream
+        )
         self._worker = worker
         self._now = now
         self._new_uuid = new_uuid
