@@ -11,7 +11,7 @@ from typing import get_args
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 
-from domain.identity import OF_ROLE, OF_SCOPE, Permission, Role, Scope
+from domain.identity import OPERATE, Permission, Role, Scope, of_role, of_scopes
 from read_api.auth import ANYBODY, PERMISSION, PUBLIC
 
 PAGE = Path(__file__).with_name("permissions.md")
@@ -40,6 +40,10 @@ def page(app: Litestar) -> str:
         "",
         *_matrix(),
         "",
+        f"{', '.join(f'`{each}`' for each in sorted(OPERATE))}: of the whole installation, so only in",
+        "the platform workspace (`00000000-0000-0000-0000-000000000000`); where nobody logs in and",
+        "there is one process, in the local workspace as well.",
+        "",
         "## What each route demands",
         "",
         f"`public` is answered without credentials; `{ANYBODY}` with any that are valid.",
@@ -56,9 +60,10 @@ def _matrix() -> Iterator[str]:
     yield f"| permission | {' | '.join(roles)} | {' | '.join(f'key: {s}' for s in scopes)} |"
     yield f"|---|{'---|' * (len(roles) + len(scopes))}"
     for permission in get_args(Permission):
-        held = [permission in OF_ROLE[role] for role in roles]
-        held += [permission in OF_SCOPE[scope] for scope in scopes]
-        yield f"| `{permission}` | {' | '.join('yes' if each else '' for each in held)} |"
+        yes = "platform" if permission in OPERATE else "yes"
+        held = [permission in of_role(role, operates=True) for role in roles]
+        held += [permission in of_scopes((scope,), operates=True) for scope in scopes]
+        yield f"| `{permission}` | {' | '.join(yes if each else '' for each in held)} |"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from commands.runs import RunCommands
 from infra.composition import PROJECTORS, Sight, Writing, build_writing, wire_app
 from infra.ending import end
 from infra.endpoint_statistics import EndpointTable
+from infra.exposure import check_local_key
 from infra.postgres.migrations import check_schema
 from infra.postgres.progress import Partitioned, PostgresProgress
 from infra.postgres.reads import PostgresReads, open_engine
@@ -116,7 +117,9 @@ def serve_api(settings: Settings, workers: int, tell: Callable[[str], None]) -> 
     Raises:
         CannotListen: The port is taken.
         SchemaIsOld, SchemaIsNewer: The database is not of this release.
+        BadSettings: The environment's key is set, which opens no such server.
     """
+    check_local_key(settings)
     check_schema(settings.database_url)
     # A limit is divided among so many while nobody counts for all of them.
     settings = msgspec.structs.replace(settings, workers=workers)

@@ -10,12 +10,13 @@ import hmac
 import re
 import secrets
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple, Protocol
 
+from domain.events import PLATFORM_WORKSPACE, WorkspaceId
 from domain.identity import KeyId, of_scopes
 from infra.clock import utc_now
 from projections.identity import KeyRow, valid_keys
@@ -85,15 +86,21 @@ class Projection(Protocol):
         ...
 
 
+async def platform_alone() -> frozenset[WorkspaceId]:
+    """Give the workspace of those who operate an installation of many tenants."""
+    return frozenset({PLATFORM_WORKSPACE})
+
+
 class KeyRing:
     """Implements `read_api.auth.Authenticator` for API keys, over the identity read model.
 
     Args:
         used: Told of every key that is found valid, once for as long as it is remembered.
+        operators: Gives the workspaces of those who operate the installation.
         now: UTC.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 ports, and what tests set
         self,
         reads: Reads,
         event_log: EventLog,
@@ -101,6 +108,7 @@ class KeyRing:
         pepper: bytes,
         *,
         used: Callable[[KeyRow], None] = lambda _: None,
+        operators: Callable[[], Awaitable[frozenset[WorkspaceId]]] = platform_alone,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._reads = reads
@@ -108,6 +116,8 @@ class KeyRing:
         self._projection = projection
         self._pepper = pepper
         self._used = used
+        self._operators = operators
+        self._operating: frozenset[WorkspaceId] = frozenset()
         self._now = now
         self._known: dict[KeyId, KeyRow] = {}
         self._verified: dict[bytes, Caller] = {}
@@ -118,7 +128,8 @@ class KeyRing:
         self._loading = asyncio.Lock()
         self._looking = asyncio.Lock()
 
-    async def caller(self, credential: str) -> Caller | None:
+    async def caller(self, credential: str, *, from_browser: bool = False) -> Caller | None:
+        del from_browser
         digest = sha256(credential.encode()).digest()
         known = self._verified.get(digest)
         if known is not None and not self._is_old():
@@ -127,8 +138,16 @@ class KeyRing:
         if row is None:
             return None
         self._used(row)
-        caller = self._verified[digest] = _caller(row)
+        caller = self._verified[digest] = self._caller(row)
         return caller
+
+    async def still(self, principal: Principal) -> Principal | None:
+        if self._is_old():
+            await self._reload()
+        row = None if principal.key_id is None else self._known.get(principal.key_id)
+        if row is None or row.workspace_id != principal.workspace_id or self._is_over(row):
+            return None
+        return self._caller(row).principals[row.workspace_id]
 
     def _is_old(self) -> bool:
         return monotonic() - self._loaded_at >= RELOAD_S
@@ -144,7 +163,10 @@ class KeyRing:
         wanted = row.secret_hash if row is not None else "0" * 64
         if not hmac.compare_digest(hash_key(self._pepper, key), wanted) or row is None:
             return None
-        return row if row.expires_at is None or row.expires_at > self._now() else None
+        return None if self._is_over(row) else row
+
+    def _is_over(self, row: KeyRow) -> bool:
+        return row.expires_at is not None and row.expires_at <= self._now()
 
     async def _reload(self) -> None:
         """Load once for all who found the keys old; whoever waited is told how that ended."""
@@ -161,6 +183,7 @@ class KeyRing:
 
     async def _load(self) -> None:
         rows = await self._reads.ask(valid_keys)
+        self._operating = await self._operators()
         self._known = {row.key_id: row for row in rows}
         self._loaded_at = monotonic()
         self._verified = {}
@@ -177,13 +200,13 @@ class KeyRing:
                 await self._load()
         return self._known.get(key_id)
 
-
-def _caller(row: KeyRow) -> Caller:
-    principal = Principal(
-        workspace_id=row.workspace_id,
-        actor=f"key:{row.key_id}",
-        permissions=of_scopes(row.scopes),
-        role="admin" if "admin" in row.scopes else None,
-        key_id=row.key_id,
-    )
-    return Caller(home=row.workspace_id, principals={row.workspace_id: principal})
+    def _caller(self, row: KeyRow) -> Caller:
+        principal = Principal(
+            workspace_id=row.workspace_id,
+            actor=f"key:{row.key_id}",
+            permissions=of_scopes(row.scopes, operates=row.workspace_id in self._operating),
+            role="admin" if "admin" in row.scopes else None,
+            key_id=row.key_id,
+            expires_at=row.expires_at,
+        )
+        return Caller(home=row.workspace_id, principals={row.workspace_id: principal})

@@ -14,12 +14,12 @@ from commands.agents import AgentCommands
 from commands.identity import CreateApiKey, IdentityCommands, Login, ProvisionedAnswer
 from commands.processes.runs import RunProcess, Worker
 from commands.runs import RunCommands
+from commands.settings import SettingCommands
 from commands.transact import Issued, Transactions
 from commands.workflows import WorkflowCommands
-from domain.agents import ModelConfig
 from domain.events import PLATFORM_WORKSPACE, CommandId, Metadata, WorkspaceId
 from domain.identity import KeyId
-from infra.api_keys import KeyRing, Projection, make_key
+from infra.api_keys import KeyRing, Projection, make_key, platform_alone
 from infra.clerk_tokens import clerk_tokens
 from infra.clock import utc_now
 from infra.directory import Directory
@@ -29,12 +29,16 @@ from infra.endpoint_statistics import EndpointTable
 from infra.event_store.sqlite import SqliteLog
 from infra.event_store.store import EventStore, Log
 from infra.exposition import Sources
+from infra.exposure import is_private
 from infra.failpoints import failpoint
 from infra.follower import Follower
 from infra.ids import IntegerIds, new_uuid
+from infra.installed import installed
 from infra.key_uses import KeyUses
 from infra.llm.providers import LanguageModels, ModelSettings
+from infra.local_key import LocalKey
 from infra.machine import machine
+from infra.operators import platform_and_local
 from infra.prices import PriceBook
 from infra.process_runner import ProcessRunner
 from infra.read_store import Reads, open_engine
@@ -45,11 +49,13 @@ from projections.agents import AgentsProjector
 from projections.identity import IdentityProjector, valid_keys
 from projections.projector import Projector
 from projections.runs import DueRunsProjector, RunsProjector
+from projections.settings import SettingsProjector
 from projections.usage import UsageProjector
 from projections.workflows import WorkflowsProjector
 from read_api.app import Edges, create_app, swagger_files
 from read_api.asked import Commands
 from read_api.auth import Circumstances
+from read_api.defaults import Defaults
 from read_api.endpoint_statistics import EndpointStatistics, Totals
 from read_api.health import Alone, Surroundings
 from read_api.metrics import Exposition
@@ -67,11 +73,13 @@ PROJECTORS: tuple[Projector, ...] = (
     DueRunsProjector(),
     UsageProjector(),
     IdentityProjector(),
+    SettingsProjector(),
 )
 
 SECRET_BYTES = 32
 
 LOCAL_WORKSPACE_NAME = "Local workspace"
+PLATFORM_WORKSPACE_NAME = "Platform"
 
 
 class Writing(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +91,7 @@ class Writing(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentCommands
     workflows: WorkflowCommands
     identity: IdentityCommands
+    system_settings: SettingCommands
     transactions: Transactions
     next_id: Callable[[], int]
 
@@ -116,6 +125,12 @@ class Writing(msgspec.Struct, frozen=True, kw_only=True):
         issued = self.issued(workspace_id, actor)
         await self.identity.create_workspace(LOCAL_WORKSPACE_NAME, issued)
         return workspace_id
+
+    async def platform_workspace(self) -> WorkspaceId:
+        """Give the workspace of those who operate an installation of many tenants."""
+        issued = self.issued(PLATFORM_WORKSPACE, "cli:setup")
+        await self.identity.create_workspace(PLATFORM_WORKSPACE_NAME, issued)
+        return PLATFORM_WORKSPACE
 
     async def provision(self, login: Login) -> ProvisionedAnswer:
         """Register who logs in for the first time."""
@@ -190,6 +205,7 @@ def build_writing(
         agents=AgentCommands(transactions, next_id),
         workflows=WorkflowCommands(transactions, next_id),
         identity=IdentityCommands(transactions),
+        system_settings=SettingCommands(transactions, installed(settings)),
         transactions=transactions,
         next_id=next_id,
     )
@@ -248,6 +264,7 @@ def build_process(writing: Writing, models: LanguageModels, *, sole: bool) -> Ru
         now=utc_now,
         new_uuid=new_uuid,
         sole=sole,
+        installed=writing.system_settings.installed,
         stream=writing.settings.llm_stream,
     )
 
@@ -303,21 +320,27 @@ class Sight(NamedTuple):
     totals: Totals
 
 
-def _authenticator(writing: Writing, sight: Sight) -> Directory:
+def _authenticator(writing: Writing, sight: Sight) -> Directory | LocalKey:
+    settings = writing.settings
+    tenants = settings.database_url or settings.clerk_issuer
     keys = KeyRing(
         sight.reads,
         writing.store,
         sight.progress,
         writing.vault.pepper(),
         used=KeyUses(writing.note_key_use).used,
+        operators=platform_alone if tenants else platform_and_local(writing.store),
     )
-    return Directory(
+    directory = Directory(
         keys,
-        clerk_tokens(writing.settings),
+        clerk_tokens(settings),
         sight.reads,
         writing.provision,
-        preferred=WorkspaceId(writing.settings.workspace_id) or None,
+        preferred=WorkspaceId(settings.workspace_id) or None,
     )
+    if settings.api_key and is_private(settings):
+        return LocalKey(settings.api_key, writing.local_workspace, directory)
+    return directory
 
 
 def wire_app(
@@ -338,7 +361,7 @@ def wire_app(
         circumstances=Circumstances(
             utc_now, new_uuid, partial(secrets.token_urlsafe, SECRET_BYTES)
         ),
-        default_model=ModelConfig(provider=settings.provider, model_id=settings.model),
+        defaults=Defaults(writing.system_settings.default_model),
     )
     authenticator = _authenticator(writing, sight)
     tickets = tickets_in(settings.redis_url, writing.vault.pepper())
@@ -353,6 +376,7 @@ def wire_app(
             workflows=writing.workflows,
             runs=runs,
             identity=writing.identity,
+            settings=writing.system_settings,
             make_key=partial(make_key, writing.vault.pepper()),
         ),
         Edges(

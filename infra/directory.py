@@ -3,14 +3,18 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from time import monotonic
 from typing import NamedTuple
 
+import msgspec
+
 from commands.identity import Login, ProvisionedAnswer
-from domain.events import WorkspaceId
-from domain.identity import OF_ROLE, Role, UserId, user_id_of
+from domain.events import PLATFORM_WORKSPACE, WorkspaceId
+from domain.identity import Permission, Role, UserId, of_role, user_id_of
 from infra.api_keys import KEY_PREFIX
-from infra.clerk_tokens import ClerkTokens, VerifiedToken
+from infra.clerk_tokens import LEEWAY_S, ClerkTokens, VerifiedToken
+from infra.clock import utc_now
 from infra.jws import InvalidToken
 from projections.identity import memberships
 from read_api.auth import Authenticator, Caller, Principal
@@ -28,6 +32,9 @@ class _Known(NamedTuple):
     home: WorkspaceId
 
 
+_NOWHERE = _Known(0.0, {}, WorkspaceId(""))
+
+
 class Directory:
     """Implements `read_api.auth.Authenticator` for both kinds of credentials.
 
@@ -36,6 +43,7 @@ class Directory:
         tokens: For session tokens; None where nobody logs in.
         provision: Registers who logs in for the first time.
         preferred: The workspace of whoever belongs to it and names none.
+        clock: Seconds, monotonic.
     """
 
     def __init__(
@@ -55,56 +63,78 @@ class Directory:
         self._preferred = preferred
         self._clock = clock
         self._known: OrderedDict[UserId, _Known] = OrderedDict()
-        self._finding: dict[UserId, asyncio.Task[_Known]] = {}
+        self._finding: dict[tuple[UserId, bool], asyncio.Task[_Known]] = {}
 
-    async def caller(self, credential: str) -> Caller | None:
+    async def caller(self, credential: str, *, from_browser: bool = False) -> Caller | None:
         if credential.startswith(KEY_PREFIX) or self._tokens is None:
             return await self._keys.caller(credential)
         try:
-            token = await self._tokens.verify(credential)
+            token = await self._tokens.verify(credential, from_browser=from_browser)
         except InvalidToken:
             return None
         user_id = user_id_of(token.issuer, token.subject)
-        known = self._known.get(user_id)
-        if known is None or known.until <= self._clock():
-            known = await self._find(user_id, token)
-        return self._caller(user_id, token.email or "", known)
+        return self._caller(user_id, token, await self._belonging(user_id, token))
+
+    async def still(self, principal: Principal) -> Principal | None:
+        user_id, ends_at = principal.user_id, principal.expires_at
+        if user_id is None:
+            return await self._keys.still(principal)
+        if ends_at is not None and ends_at + timedelta(seconds=LEEWAY_S) <= utc_now():
+            return None
+        known = await self._belonging(user_id, None)
+        role = known.roles.get(principal.workspace_id)
+        if role is None:
+            return None
+        permissions = _permissions(role, principal.workspace_id)
+        return msgspec.structs.replace(principal, role=role, permissions=permissions)
 
     async def aclose(self) -> None:
         if self._tokens is not None:
             await self._tokens.aclose()
 
-    def _caller(self, user_id: UserId, email: str, known: _Known) -> Caller:
+    def _caller(self, user_id: UserId, token: VerifiedToken, known: _Known) -> Caller:
         principals = {
             workspace_id: Principal(
                 workspace_id=workspace_id,
                 actor=f"user:{user_id}",
                 auth_type="clerk",
-                permissions=OF_ROLE[role],
+                permissions=_permissions(role, workspace_id),
                 role=role,
                 user_id=user_id,
-                email=email,
+                email=token.email or "",
+                expires_at=token.expires_at,
             )
             for workspace_id, role in known.roles.items()
         }
         home = self._preferred if self._preferred in principals else known.home
         return Caller(home=home or known.home, principals=principals)
 
-    async def _find(self, user_id: UserId, token: VerifiedToken) -> _Known:
+    async def _belonging(self, user_id: UserId, token: VerifiedToken | None) -> _Known:
+        """Tell what a user belongs to; who has no token is not registered for it."""
+        known = self._known.get(user_id)
+        if known is None or known.until <= self._clock():
+            known = await self._find(user_id, token)
+        return known
+
+    async def _find(self, user_id: UserId, token: VerifiedToken | None) -> _Known:
         """Look once for all requests that the user has made at the same time."""
-        finding = self._finding.get(user_id)
+        # Who logs in is registered, so he shares no look of those who only ask.
+        key = user_id, token is None
+        finding = self._finding.get(key)
         if finding is None:
             finding = asyncio.create_task(self._look(user_id, token))
-            self._finding[user_id] = finding
-            finding.add_done_callback(lambda _: self._finding.pop(user_id, None))
+            self._finding[key] = finding
+            finding.add_done_callback(lambda _: self._finding.pop(key, None))
         # One caller who goes away does not take the answer from the others.
         return await asyncio.shield(finding)
 
-    async def _look(self, user_id: UserId, token: VerifiedToken) -> _Known:
+    async def _look(self, user_id: UserId, token: VerifiedToken | None) -> _Known:
         found = await self._reads.ask(memberships, user_id)
         if found:
             roles: dict[WorkspaceId, Role] = {row.workspace_id: row.role for row in found}
             known = _Known(self._clock() + REMEMBERED_S, roles, found[0].workspace_id)
+        elif token is None:
+            return _NOWHERE
         else:
             known = await self._register(token)
         self._known[user_id] = known
@@ -124,3 +154,7 @@ class Directory:
         own = provisioned.workspace_id
         roles: dict[WorkspaceId, Role] = {own: "owner"}
         return _Known(self._clock() + REMEMBERED_S, roles, own)
+
+
+def _permissions(role: Role, workspace_id: WorkspaceId) -> frozenset[Permission]:
+    return of_role(role, operates=workspace_id == PLATFORM_WORKSPACE)

@@ -1,12 +1,12 @@
 """What stands around the routes, as the settings want it."""
 
 import asyncio
-from ipaddress import ip_address
 
 import msgspec
 
 from infra.ending import end
 from infra.endpoint_statistics import flush_for_ever
+from infra.exposure import is_private
 from infra.rate_limits import InProcess, InRedis
 from infra.settings import Settings
 from read_api.addresses import Clients, networks
@@ -90,18 +90,8 @@ def _limits(
 
 def rates_of(settings: Settings) -> dict[str, Rate | None]:
     """Give each limit that there is: as it is set, else as the profile has it."""
-    defaults = dict.fromkeys(DEFAULT_RATES, NONE) if _is_private(settings) else DEFAULT_RATES
+    defaults = dict.fromkeys(DEFAULT_RATES, NONE) if is_private(settings) else DEFAULT_RATES
     return {name: rate(getattr(settings, name) or default) for name, default in defaults.items()}
-
-
-def _is_private(settings: Settings) -> bool:
-    """Tell whether only this machine can ask: an embedded server on the loopback address."""
-    if settings.database_url:
-        return False
-    try:
-        return ip_address(settings.host).is_loopback
-    except ValueError:
-        return settings.host == "localhost"
 
 
 def rate(text: str) -> Rate | None:

@@ -15,10 +15,12 @@ from rich.console import Console
 
 from infra.cli.shared import user_name
 from infra.composition import Installation, build_app, build_installation
+from infra.exposure import check_local_key, check_reachable, is_loopback
 from infra.failpoints import answering
 from infra.lock import FolderLock
+from infra.operators import has_key
 from infra.protocol import Http
-from infra.settings import Settings
+from infra.settings import BadSettings, Settings
 
 CONNECTIONS_DRAIN_S = 5
 """How long open requests may go on at the end; the steps of runs have their own bound."""
@@ -48,7 +50,9 @@ def serve(settings: Settings) -> int:
     Raises:
         FolderIsInUse: Another process serves the folder.
         CannotListen: The port is taken.
+        BadSettings: Others could come in, or nobody could.
     """
+    check_local_key(settings)
     lock = FolderLock(settings.data_dir)
     try:
         listening = listen(settings)
@@ -90,6 +94,11 @@ async def _serve(settings: Settings, listening: socket.socket) -> int:
         loop.call_soon_threadsafe(stop)
 
     installation = build_installation(settings, on_failure=on_failure)
+    try:
+        check_reachable(settings, has_key=await has_key(installation.writing.store))
+    except BadSettings:
+        await installation.stop()
+        raise
     app = build_app(installation, closing=lambda: server.should_exit)
     app.on_startup.append(partial(watch, installation.tasks, on_failure))
     server = uvicorn.Server(uvicorn_config(app))
@@ -154,7 +163,9 @@ async def _greet(settings: Settings, installation: Installation, listening: sock
     console.print(f"  workspace {workspace_id}")
     console.print(f"  models    {settings.provider} / {settings.model}")
     # The first start has next to nothing to catch up with.
-    if not caught_up or await installation.has_key(workspace_id):
+    if not is_loopback(settings.host):
+        console.print("  API key   not shown here; `automatos keys create` makes one")
+    elif not caught_up or await installation.has_key(workspace_id):
         console.print("  API key   shown at the first start; `automatos keys create` makes another")
     else:
         key = await installation.writing.create_key(workspace_id, "first key", user_name())

@@ -14,6 +14,7 @@ PREFIX = "AUTOMATOS_"
 UNPREFIXED = frozenset(
     {
         "ANTHROPIC_API_KEY",
+        "API_KEY",
         "CLERK_AUDIENCE",
         "CLERK_AUTHORIZED_PARTIES",
         "CLERK_ISSUER",
@@ -30,8 +31,10 @@ UNPREFIXED = frozenset(
         "KAFKA_SASL_USERNAME",
         "KAFKA_SECURITY_PROTOCOL",
         "KAFKA_SSL_CAFILE",
+        "LLM_MAX_TOKENS",
         "LLM_MODEL",
         "LLM_PROVIDER",
+        "LLM_TEMPERATURE",
         "LOG_LEVEL",
         "OPENAI_API_KEY",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -44,12 +47,16 @@ UNPREFIXED = frozenset(
 )
 """Names that count without our prefix: the original's, and what everybody expects."""
 
+LOCAL_KEY_NAMES = ("ORCHESTRATOR_API_KEY", f"{PREFIX}API_KEY", "API_KEY")
+"""Names of the one setting `api_key`, as the original looked for it; the first that is set wins."""
+
 FOREIGN = frozenset({"POSTGRES_ENABLE_DB_FUNCTIONS"})
 """Switches of the `eventsourcing` package that lose events for whoever follows the log."""
 
 SECRETS = frozenset(
     {
         "anthropic_api_key",
+        "api_key",
         # A public key; but who pastes the wrong one should not read it in a log.
         "clerk_jwt_key",
         "database_url",
@@ -83,8 +90,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         data_dir: Holds the log, the keys and the read models.
-        llm_provider: Default for agents that name no model; empty for the first
-            one of OpenAI, Anthropic and Hugging Face that has a key, else `offline`.
+        llm_provider: Default for agents that name no model; empty for the workspace's own, else
+            the first one of OpenAI and Anthropic that has a key, else `offline`.
+        llm_temperature, llm_max_tokens: For agents that name no model; empty for the workspace's
+            own, else 0.7 and 2000.
         offline_when_no_key: Let the built-in extractive model answer for a
             provider without a key, labelled as such; else such a step fails.
         llm_stream: Ask models for streamed answers.
@@ -96,6 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         postgres_pool_size: Connections of one process for reading.
         body_max: Bytes of a request body, where a route names no smaller bound.
         workspace_id: The workspace of whoever belongs to it and names none.
+        api_key: Opens the local workspace to this machine, without being made or recorded.
         streams_per_workspace, streams_per_key: Live streams at once in one process.
         environment: `production` tells browsers to come by HTTPS only.
         cors_allow_origins: Whose pages may ask, separated by commas.
@@ -123,6 +133,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, msgspec.Meta(pattern="^(|openai|anthropic|huggingface|offline)$")
     ] = ""
     llm_model: str = ""
+    llm_temperature: Annotated[
+        str, msgspec.Meta(pattern=r"^(|[01](\.[0-9]{1,3})?|2(\.0{1,3})?)$")
+    ] = ""
+    llm_max_tokens: Annotated[str, msgspec.Meta(pattern="^(|[1-9][0-9]{0,5}|1000000)$")] = ""
     llm_stream: bool = True
     offline_when_no_key: bool = True
     openai_api_key: str = ""
@@ -148,6 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kafka_sasl_password: str = ""
     kafka_ssl_cafile: str = ""
     workspace_id: str = ""
+    api_key: str = ""
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     postgres_pool_size: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
@@ -188,6 +203,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for variable in sorted(env):
             if variable.startswith(PREFIX):
                 variables[variable.removeprefix(PREFIX).lower()] = variable
+        if env.get(LOCAL_KEY_NAMES[0]):
+            variables["api_key"] = LOCAL_KEY_NAMES[0]
         for name, variable in variables.items():
             if name not in cls.__struct_fields__:
                 raise BadSettings(f"{variable} is not a setting.")

@@ -25,6 +25,7 @@ from read_api import agents, events, workflows
 from read_api.agents import AgentController
 from read_api.asked import Commands, Shared, bound_to
 from read_api.auth import PUBLIC, Authenticator, guard
+from read_api.document import struct_schemas
 from read_api.edge import DOCS_PATH, Rules, edge
 from read_api.endpoint_statistics import EndpointStatistics, endpoint_health
 from read_api.errors import of_command, problem_details, unexpected
@@ -42,7 +43,9 @@ from read_api.metrics import Exposition
 from read_api.metrics import routes as metrics_routes
 from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
+from read_api.settings import SettingController
 from read_api.streams import Places
+from read_api.system_config import SystemConfigController
 from read_api.texts import checked
 from read_api.tickets import Tickets
 from read_api.usage import UsageController
@@ -99,7 +102,9 @@ def create_app(
 ) -> Litestar:
     places = Places(edges.streams_per_workspace, edges.streams_per_key)
     guarded = partial(guard, authenticator=edges.authenticator, tickets=edges.tickets)
-    request_class = bound_to(Shared(ports, commands, edges.closing, places, edges.tickets))
+    request_class = bound_to(
+        Shared(ports, commands, edges.closing, places, edges.tickets, edges.authenticator)
+    )
     app = Litestar(
         route_handlers=[
             AgentController,
@@ -111,6 +116,8 @@ def create_app(
             WorkspaceController,
             InvitationController,
             ApiKeyController,
+            SettingController,
+            SystemConfigController,
             health,
             live,
             ready,
@@ -129,7 +136,7 @@ def create_app(
         ],
         request_class=request_class,
         request_max_body_size=edges.rules.body_max,
-        plugins=[problem_details, documented_problems],
+        plugins=[problem_details, documented_problems, struct_schemas],
         exception_handlers={500: unexpected, Exception: _any},
         openapi_config=_openapi(),
         on_startup=list(on_startup),

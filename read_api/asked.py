@@ -12,11 +12,13 @@ import msgspec
 from commands.agents import AgentCommands
 from commands.identity import IdentityCommands
 from commands.runs import RunCommands
+from commands.settings import SettingCommands
 from commands.transact import Issued
 from commands.workflows import WorkflowCommands
 from domain.identity import KeyId
-from read_api.auth import Admitted, Principal, issued
+from read_api.auth import PERMISSION, Admitted, Authenticator, Principal, issued
 from read_api.bodies import StrictRequest
+from read_api.standing import Standing
 from read_api.streams import Places
 from read_api.tickets import Tickets
 from read_api.view import Ports, View
@@ -47,6 +49,7 @@ class Commands(msgspec.Struct, frozen=True, kw_only=True):
     agents: AgentCommands
     workflows: WorkflowCommands
     runs: RunCommands
+    settings: SettingCommands
 
 
 class Shared(NamedTuple):
@@ -57,6 +60,7 @@ class Shared(NamedTuple):
     closing: Callable[[], bool]
     places: Places
     tickets: Tickets
+    authenticator: Authenticator
 
 
 class ApiRequest(StrictRequest):
@@ -89,6 +93,11 @@ class ApiRequest(StrictRequest):
     @property
     def tickets(self) -> Tickets:
         return self.shared.tickets
+
+    def standing(self) -> Standing:
+        """Begin to look whether the principal may still do what the route demands."""
+        permission = self.scope["route_handler"].opt[PERMISSION]
+        return Standing(self.shared.authenticator, self.principal, permission)
 
     @property
     def admitted(self) -> Admitted:

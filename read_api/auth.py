@@ -46,6 +46,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         role: Of a key: `admin` if its scopes go that far, else None.
         user_id: None for a key.
         email: As the token tells it; empty if it does not.
+        expires_at: When the credentials end; None if they do not.
     """
 
     workspace_id: WorkspaceId
@@ -56,6 +57,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     user_id: UserId | None = None
     key_id: KeyId | None = None
     email: str = ""
+    expires_at: datetime | None = None
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,8 +84,20 @@ class Admitted(NamedTuple):
 
 
 class Authenticator(Protocol):
-    async def caller(self, credential: str) -> Caller | None:
-        """Tell whose API key or session token this is; None for any that is not valid now."""
+    async def caller(self, credential: str, *, from_browser: bool = False) -> Caller | None:
+        """Tell whose API key or session token this is; None for any that is not valid now.
+
+        Args:
+            from_browser: A page asks, so a session token must name the page's origin.
+        """
+        ...
+
+    async def still(self, principal: Principal) -> Principal | None:
+        """Tell what somebody who was let in may do now; None if it is nothing any more.
+
+        Bounded, and cheap enough to be asked every second for each live stream: what is looked
+        up is looked up once for all of a principal's.
+        """
         ...
 
 
@@ -112,7 +126,7 @@ def guard(app: ASGIApp, authenticator: Authenticator, tickets: Tickets) -> ASGIA
         if not opt.get(PUBLIC):
             admitted = await _authenticated(scope, authenticator)
             if admitted is None and opt.get(BY_TICKET):
-                admitted = await _ticketed(scope, tickets)
+                admitted = await _ticketed(scope, authenticator, tickets)
             if admitted is None:
                 raise NotAuthenticated(CREDENTIALS_WANTED)
             permission = opt[PERMISSION]
@@ -132,7 +146,9 @@ async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted
     """
     given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
     credential = _credential(given)
-    caller = await authenticator.caller(credential) if credential else None
+    if not credential:
+        return None
+    caller = await authenticator.caller(credential, from_browser=b"origin" in given)
     if caller is None:
         return None
     named = _named(given, scope["query_string"])
@@ -141,9 +157,13 @@ async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted
     return Admitted(caller.principals[named[0] if named else caller.home], given)
 
 
-async def _ticketed(scope: Scope, tickets: Tickets) -> Admitted | None:
+async def _ticketed(
+    scope: Scope, authenticator: Authenticator, tickets: Tickets
+) -> Admitted | None:
+    """Tell who asks, unless the credentials that the ticket was given for have ended since."""
     principal = await holder(tickets, scope["path"], scope["query_string"])
-    return None if principal is None else Admitted(principal, {})
+    now = None if principal is None else await authenticator.still(principal)
+    return None if now is None else Admitted(now, {})
 
 
 CREDENTIALS_WANTED = (
@@ -158,6 +178,7 @@ _READ = frozenset(
         b"idempotency-key",
         b"if-match",
         b"min-position",
+        b"origin",
     }
 )
 

@@ -146,7 +146,9 @@ class EventController(Controller):
             begin = _position(after, "/query/after")
         frames = follow(event_log, principal, wanted, after=begin, closing=request.closing)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return EventStream(frames, principal, request.places, headers=headers)
+        return EventStream(
+            frames, principal, request.places, headers=headers, ended=request.standing().end
+        )
 
     @post(
         "/ticket",

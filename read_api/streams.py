@@ -6,7 +6,7 @@ comes back with the position it has, and goes on there.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any
@@ -43,7 +43,13 @@ END = b"\n\n"
 
 OVERFLOW = b'event: overflow\ndata: {"reason": "the client reads too slowly"}\n\n'
 
+ENDED = b'event: ended\ndata: {"reason": "the credentials do not open this any more"}\n\n'
+
 log = structlog.get_logger(__name__)
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
 
 
 class Places:
@@ -85,15 +91,17 @@ class EventStream(Stream):
     Args:
         frames: Whole frames in each piece.
         headers: Besides the content type.
+        ended: Returns when the principal may not read on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 named at the one call
         self,
         frames: AsyncGenerator[bytes, None],
         principal: Principal,
         places: Places,
         *,
         headers: Mapping[str, str],
+        ended: Callable[[], Awaitable[None]] = never,
         write_max_s: float = WRITE_MAX_S,
         farewell_max_s: float = FAREWELL_MAX_S,
     ) -> None:
@@ -103,6 +111,8 @@ class EventStream(Stream):
         self._places = places
         self._head = [(b"content-type", b"text/event-stream")]
         self._head += [(name.lower().encode(), v.encode()) for name, v in headers.items()]
+        self._ended = ended
+        self._whole = True
         self._write_max_s = write_max_s
         self._farewell_max_s = farewell_max_s
 
@@ -123,32 +133,42 @@ class EventStream(Stream):
     async def _follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(send))
         leaving = asyncio.create_task(_left(receive))
+        ending = asyncio.ensure_future(self._ended())
+        tasks = (sending, leaving, ending)
         try:
-            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if sending.done() and not sending.result():
-                break_off = scope["state"].get(BREAK_OFF)
-                if break_off is not None:
-                    break_off()
-                    await leaving
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not (sending.done() or leaving.done()):
+                # Not another event, not even of those that are waiting to be sent.
+                sending.cancel()
+                await asyncio.wait((sending,))
+                taken = await self._say(ENDED, send)
+                ending.result()
+            else:
+                taken = not sending.done() or sending.result()
+            break_off = scope["state"].get(BREAK_OFF)
+            if not taken and break_off is not None:
+                break_off()
+                await leaving
         finally:
-            for task in (sending, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, send: Send) -> bool:
         """Tell whether all has been taken, be it only that there is no more."""
         async for frames in self._frames:
-            whole = True
             for piece in _pieces(frames):
                 if not await _taken(send, piece, within_s=self._write_max_s):
-                    return await self._send_away(send, whole=whole)
-                whole = piece.endswith(END)
+                    log.info("a client does not read its stream", actor=self._principal.actor)
+                    return await self._say(OVERFLOW, send)
+                self._whole = piece.endswith(END)
         return await _taken(send, b"", within_s=self._write_max_s, more=False)
 
-    async def _send_away(self, send: Send, *, whole: bool) -> bool:
-        log.info("a client does not read its stream", actor=self._principal.actor)
+    async def _say(self, farewell: bytes, send: Send) -> bool:
         # After a part of a frame it would be taken for the rest of it.
-        return whole and await _taken(send, OVERFLOW, within_s=self._farewell_max_s, more=False)
+        return self._whole and await _taken(
+            send, farewell, within_s=self._farewell_max_s, more=False
+        )
 
 
 def _pieces(frames: bytes) -> Iterator[bytes]:

@@ -29,9 +29,11 @@ from domain.identity.keys import (
 from domain.identity.permissions import (
     OF_ROLE,
     OF_SCOPE,
+    OPERATE,
     Permission,
     Role,
     Scope,
+    of_role,
     of_scopes,
 )
 from domain.identity.users import (
@@ -78,6 +80,7 @@ __all__ = [
     "MEMBERS_MAX",
     "OF_ROLE",
     "OF_SCOPE",
+    "OPERATE",
     "USER",
     "USER_KIND",
     "USE_NOTED_EVERY",
@@ -117,6 +120,7 @@ __all__ = [
     "invite",
     "login_of",
     "note_use",
+    "of_role",
     "of_scopes",
     "open_installation",
     "register_user",

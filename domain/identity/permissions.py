@@ -55,7 +55,7 @@ _CHANGE: frozenset[Permission] = frozenset(
     }
 )
 _RUN: frozenset[Permission] = frozenset({"workflows:execute", "executions:cancel"})
-_INSPECT: frozenset[Permission] = frozenset({"keys:read", "settings:read", "system:read"})
+_INSPECT: frozenset[Permission] = frozenset({"keys:read", "settings:read"})
 _MANAGE: frozenset[Permission] = frozenset(
     {"workspace:manage", "members:manage", "keys:manage", "settings:manage"}
 )
@@ -77,6 +77,26 @@ OF_SCOPE: Mapping[Scope, frozenset[Permission]] = MappingProxyType(
 )
 
 
-def of_scopes(scopes: Iterable[Scope]) -> frozenset[Permission]:
-    """Tell what a key with these scopes may do."""
-    return frozenset[Permission]().union(*(OF_SCOPE[scope] for scope in scopes))
+OPERATE: frozenset[Permission] = frozenset({"system:read"})
+"""What concerns all workspaces together, so no workspace of one tenant gives it: only one of
+those who operate the installation, to its owners, its admins, and its keys for administration."""
+
+
+def of_role(role: Role, *, operates: bool = False) -> frozenset[Permission]:
+    """Tell what a member may do.
+
+    Args:
+        operates: In a workspace of those who operate the installation.
+    """
+    return OF_ROLE[role] | OPERATE if operates and role in {"owner", "admin"} else OF_ROLE[role]
+
+
+def of_scopes(scopes: Iterable[Scope], *, operates: bool = False) -> frozenset[Permission]:
+    """Tell what a key with these scopes may do.
+
+    Args:
+        operates: In a workspace of those who operate the installation.
+    """
+    held = frozenset(scopes)
+    found = frozenset[Permission]().union(*(OF_SCOPE[scope] for scope in held))
+    return found | OPERATE if operates and "admin" in held else found

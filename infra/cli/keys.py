@@ -6,11 +6,14 @@ import typer
 
 from commands.identity import KEY_NAME_MAX
 from domain.errors import NotFound
+from domain.events import WorkspaceId
 from domain.identity import KeyId
 from infra.cli.shared import out, refuse, user_name, with_writing
 from infra.composition import Writing
 
 app = typer.Typer(help="API keys of the local workspace.", no_args_is_help=True)
+
+OF_THE_PLATFORM = "Of the platform workspace, whose keys operate the installation."
 
 
 @app.callback()
@@ -22,13 +25,15 @@ def keys() -> None:
 def create(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "made on the command line",
     holder: Annotated[str, typer.Option(help="Whom it is for; stored sealed.")] = "",
+    *,
+    platform: Annotated[bool, typer.Option("--platform", help=OF_THE_PLATFORM)] = False,
 ) -> None:
     """Make an API key and print it, and nothing else. It is not shown again."""
     if not 1 <= len(name) <= KEY_NAME_MAX:
         raise refuse(f"A key's name has 1 to {KEY_NAME_MAX} characters.")
 
     async def make(writing: Writing) -> str:
-        workspace_id = await writing.local_workspace()
+        workspace_id = await _workspace(writing, platform=platform)
         return await writing.create_key(workspace_id, name, holder or user_name())
 
     out.print(with_writing(make), markup=False)
@@ -37,11 +42,13 @@ def create(
 @app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The ten characters after `atk_live_`.")],
+    *,
+    platform: Annotated[bool, typer.Option("--platform", help=OF_THE_PLATFORM)] = False,
 ) -> None:
     """Make a key open nothing any more; running servers follow within seconds."""
 
     async def work(writing: Writing) -> None:
-        workspace_id = await writing.local_workspace()
+        workspace_id = await _workspace(writing, platform=platform)
         issued = writing.issued(workspace_id, "cli:keys")
         await writing.identity.revoke_key(KeyId(key_id), issued)
 
@@ -50,3 +57,7 @@ def revoke(
     except NotFound as error:
         raise refuse(f"{error}: {key_id}") from error
     out.print(f"API key {key_id} is revoked", markup=False)
+
+
+async def _workspace(writing: Writing, *, platform: bool) -> WorkspaceId:
+    return await (writing.platform_workspace() if platform else writing.local_workspace())

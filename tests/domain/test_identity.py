@@ -1,6 +1,7 @@
 """The rules of users, workspaces with members, and API keys."""
 
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 
@@ -16,12 +17,14 @@ from domain.errors import (
 )
 from domain.events import WorkspaceId
 from domain.identity import (
+    ALL_SCOPES,
     INSTALLATION,
     INVITATIONS_MAX,
     KEY_RING,
     KEYS_MAX,
     MEMBERS_MAX,
     OF_ROLE,
+    OPERATE,
     USE_NOTED_EVERY,
     USER,
     WORKSPACE,
@@ -43,6 +46,7 @@ from domain.identity import (
     UserRegistered,
     WorkspaceCreated,
     WorkspaceRenamed,
+    of_role,
     of_scopes,
     user_id_of,
 )
@@ -335,6 +339,16 @@ def test_roles_grow_from_viewer_to_owner() -> None:
 def test_an_auditor_reads_more_than_a_viewer_and_writes_nothing() -> None:
     assert OF_ROLE["viewer"] < OF_ROLE["auditor"]
     assert {each.partition(":")[2] for each in OF_ROLE["auditor"]} == {"read"}
+
+
+def test_what_concerns_all_tenants_is_for_those_who_operate_the_installation() -> None:
+    for role in get_args(Role):
+        assert not OPERATE & of_role(role)
+        operates = of_role(role, operates=True)
+        assert operates == of_role(role) | (OPERATE if role in {"owner", "admin"} else set())
+    assert not OPERATE & of_scopes(ALL_SCOPES)
+    assert of_scopes(ALL_SCOPES, operates=True) == of_scopes(ALL_SCOPES) | OPERATE
+    assert of_scopes(("read", "write", "run"), operates=True) == OF_ROLE["editor"]
 
 
 def test_all_scopes_together_are_an_admin() -> None:

@@ -22,7 +22,7 @@ WAIT_MAX_S = 60.0
 """Longer than anything here takes, on any machine."""
 
 POLL_S = 0.01
-NOT_OURS = re.compile(r"^(AUTOMATOS_.*|.*_API_KEY|DATA_DIR|LLM_.*|LOG_LEVEL|PORT)$")
+NOT_OURS = re.compile(r"^(AUTOMATOS_.*|.*API_KEY|DATA_DIR|LLM_.*|LOG_LEVEL|PORT)$")
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.events import WorkspaceId
+from domain.events import PLATFORM_WORKSPACE, WorkspaceId
 from infra.ids import new_uuid
 from tests.api_processes import Installation, Processes, projected, serving, until
 
@@ -57,7 +57,8 @@ async def test_statistics_add_up_over_processes_and_restarts(
             assert await asked(api, key) == {200: AT_ONCE}
             api.terminate()
             assert await api.wait() == 0
-        async with serving(installation, tmp_path, 1) as api, api.client(key) as client:
+        operator = await installation.key(PLATFORM_WORKSPACE)
+        async with serving(installation, tmp_path, 1) as api, api.client(operator) as client:
             found = (await client.get(ENDPOINTS)).json()["endpoints"]
             counts = {each["endpoint"]: each["call_count"] for each in found}
             assert counts["GET /api/agents"] == lives * AT_ONCE
@@ -66,7 +67,8 @@ async def test_statistics_add_up_over_processes_and_restarts(
 async def test_what_a_process_has_counted_is_soon_told_by_all(
     installation: Installation, key: str, tmp_path: Path
 ) -> None:
-    async with serving(installation, tmp_path, WORKERS) as api, api.client(key) as client:
+    operator = await installation.key(PLATFORM_WORKSPACE)
+    async with serving(installation, tmp_path, WORKERS) as api, api.client(operator) as client:
         await asked(api, key)
 
         async def is_told() -> bool:

@@ -88,7 +88,7 @@ def test_secrets_are_told_to_be_there_and_no_more() -> None:
 
 
 def test_a_setting_that_is_a_key_is_a_secret() -> None:
-    keys = {name for name in Settings.__struct_fields__ if name.endswith("_api_key")}
+    keys = {name for name in Settings.__struct_fields__ if name.endswith("api_key")}
     others = {"clerk_jwt_key", "database_url", "kafka_sasl_password", "redis_url"}
     assert keys | others == SECRETS
 

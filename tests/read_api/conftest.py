@@ -14,7 +14,7 @@ import pytest_asyncio
 import uvicorn
 from litestar import Litestar
 
-from domain.events import Recorded, WorkspaceId
+from domain.events import PLATFORM_WORKSPACE, Recorded, WorkspaceId
 from infra.composition import Installation, build_app, build_installation
 from infra.ids import new_uuid
 from infra.server import uvicorn_config
@@ -92,10 +92,12 @@ class Served:
 
     Attributes:
         tenants: Made before the server started, to be taken by tests: `pop` one.
+        operator: Of the platform workspace.
         closing: Set to end the live streams.
     """
 
     tenants: list[Tenant]
+    operator: Tenant
 
     def __init__(self, installation: Installation, app: Litestar, url: str) -> None:
         self.installation = installation
@@ -113,9 +115,9 @@ class Served:
         self._clients.append(client)
         return client
 
-    async def tenant(self) -> Tenant:
+    async def tenant(self, workspace_id: WorkspaceId | None = None) -> Tenant:
         """Make a workspace with a key. Before the server starts, so that the key is known."""
-        workspace_id = WorkspaceId(new_uuid())
+        workspace_id = workspace_id or WorkspaceId(new_uuid())
         key = await self.installation.writing.create_key(workspace_id, "test", "tester")
         return Tenant(workspace_id, key, self.client(key))
 
@@ -169,6 +171,7 @@ async def serving(
     app = build_app(installation, closing=lambda: server.should_exit or served.closing)
     served = Served(installation, app, url)
     served.tenants = await asyncio.gather(*(served.tenant() for _ in range(tenants)))
+    served.operator = await served.tenant(PLATFORM_WORKSPACE)
     server = uvicorn.Server(uvicorn_config(app))
     task = asyncio.create_task(server.serve(sockets=[listening]))
 

@@ -19,7 +19,7 @@ from read_api.endpoint_statistics import (
     EndpointStatistics,
     body_of,
 )
-from tests.read_api.conftest import Served, assert_problem, serving, until
+from tests.read_api.conftest import Served, Tenant, assert_problem, serving, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -149,7 +149,7 @@ async def test_the_summary_has_all_and_the_list_those_called_most() -> None:
 
 
 async def told(served: Served) -> dict[str, Any]:
-    answer = await served.tenants[0].http.get(PATH)
+    answer = await served.operator.http.get(PATH)
     assert answer.status_code == 200
     return {each["endpoint"]: each for each in answer.json()["endpoints"]}
 
@@ -175,7 +175,7 @@ async def test_the_route_tells_what_was_asked_before_and_after_a_restart(tmp_pat
         assert found["POST /api/agents"]["status_codes"] == {"201": 1}
         # The one that told it had not ended yet; it has been counted at the stop.
         assert found[f"GET {PATH}"]["call_count"] == 1
-        summary = (await served.tenants[0].http.get(PATH)).json()["summary"]
+        summary = (await served.operator.http.get(PATH)).json()["summary"]
         assert summary["unmatched_calls"] == 1
 
 
@@ -195,5 +195,9 @@ async def test_a_stream_is_counted_when_it_ends_with_the_time_it_took(alone: Ser
     assert (await told(alone))["GET /api/events/stream"]["status_codes"] == {"200": 1}
 
 
-async def test_nobody_reads_it_without_a_key(served: Served) -> None:
+async def test_nobody_reads_it_but_who_operates_the_installation(
+    served: Served, tenant: Tenant
+) -> None:
     assert_problem(await served.client().get(PATH), 401, "not_authenticated")
+    assert_problem(await tenant.http.get(PATH), 403, "not_permitted")
+    assert (await served.operator.http.get(PATH)).status_code == 200

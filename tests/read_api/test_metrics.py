@@ -45,11 +45,11 @@ async def test_requests_streams_events_and_lag_are_told(measured: Served) -> Non
         assert stream.status_code == 200
 
         async def is_told() -> bool:
-            text = (await tenant.http.get(PATH)).text
+            text = (await measured.operator.http.get(PATH)).text
             return 1.0 in [v for (name, _), v in samples(text).items() if "streams_open" in name]
 
         await until(is_told)
-    answer = await tenant.http.get(PATH)
+    answer = await measured.operator.http.get(PATH)
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found = samples(answer.text)
     posted = {"endpoint": "POST /api/agents"}
@@ -72,22 +72,23 @@ async def test_no_label_names_a_tenant_a_key_or_a_path_that_was_asked_for(measur
     agent = await tenant.agent("Labelled")
     await tenant.http.get(f"/api/agents/{agent['id']}")
     await tenant.http.get("/secret-canary?x=secret-canary")
-    text = (await tenant.http.get(PATH)).text
+    text = (await measured.operator.http.get(PATH)).text
     assert {name for _, labels in samples(text) for name, _ in labels} <= ALLOWED_LABELS
     for secret in (tenant.workspace_id, tenant.key, str(agent["id"]), "secret-canary", "Labelled"):
         assert secret not in text
 
 
-async def test_metrics_need_a_key_unless_they_are_open_and_may_be_off(
+async def test_metrics_need_an_operator_s_key_unless_they_are_open_and_may_be_off(
     measured: Served, tmp_path: Path
 ) -> None:
     assert_problem(await measured.client().get(PATH), 401, "not_authenticated")
+    assert_problem(await measured.tenants[0].http.get(PATH), 403, "not_permitted")
     is_open = Settings(data_dir=tmp_path / "open", metrics="open")
     async with serving(is_open.data_dir, is_open) as served:
         assert (await served.client().get(PATH)).status_code == 200
     off = Settings(data_dir=tmp_path / "off", metrics="off")
     async with serving(off.data_dir, off) as served:
-        assert_problem(await served.tenants[0].http.get(PATH), 404, "no_such_route")
+        assert_problem(await served.operator.http.get(PATH), 404, "no_such_route")
         assert not [r for r in served.app.routes if isinstance(r, HTTPRoute) and r.path == PATH]
 
 
