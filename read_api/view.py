@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from domain.agents import ModelConfig
 from domain.events import Blob, WorkspaceId
 from read_api.auth import Circumstances, Principal
+from read_api.defaults import Defaults
 from read_api.errors import BadHeader
 from read_api.reads import EventLog, Progress, Reads
 
@@ -42,14 +43,14 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """What the read side needs, given once by whoever composes the application.
 
     Attributes:
-        default_model: Used by agents that name none.
+        defaults: Models of agents that name none.
     """
 
     reads: Reads
     log: EventLog
     progress: Progress
     circumstances: Circumstances
-    default_model: ModelConfig
+    defaults: Defaults
 
 
 class View:
@@ -114,9 +115,9 @@ class View:
     def now(self) -> datetime:
         return self._ports.circumstances.now()
 
-    @property
-    def default_model(self) -> ModelConfig:
-        return self._ports.default_model
+    async def model(self, named: ModelConfig | None) -> ModelConfig:
+        """Give the model that an agent names, else what holds in the workspace."""
+        return named or await self._ports.defaults.model(self.workspace_id)
 
     def response(self, body: Any, **headers: str) -> Response[Any]:  # noqa: ANN401
         """Answer, and tell how far the read models behind the answer had come."""

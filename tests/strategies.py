@@ -18,6 +18,7 @@ from domain.claims import CLAIM, ClaimEvent
 from domain.events import CommandId, Event, Metadata, Recorded, StreamId, WorkspaceId
 from domain.identity import KEY_RING, ApiKeyCreated, IdentityEvent
 from domain.runs import RUN, RunEvent, RunStarted
+from domain.settings import SETTINGS, SettingDefined, SettingsEvent
 from domain.workflows import WORKFLOW, WorkflowDrafted, WorkflowEvent
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -57,6 +58,9 @@ _FEW: dict[str, st.SearchStrategy[Any]] = {
     "local_workspace_id": st.sampled_from(WORKSPACES),
     "holder": st.sampled_from(["1", "2"]),
     "kind": st.sampled_from(["Agent", "Workflow"]),
+    "setting": st.sampled_from(["a.x", "a.y", "orchestrator_llm.llm_model"]),
+    "category": st.sampled_from(["a"]),
+    "key": st.sampled_from(["x", "y"]),
     "provider": st.sampled_from(["openai", "anthropic", "offline"]),
     "model_id": st.sampled_from(["small", "large"]),
     "prompt_template": templates,
@@ -137,10 +141,11 @@ _STREAMS: tuple[tuple[Any, str, str], ...] = (
     (IdentityEvent, KEY_RING.category, "type"),
     (WorkflowEvent, WORKFLOW.category, "workflow_id"),
     (RunEvent, RUN.category, "run_id"),
+    (SettingsEvent, SETTINGS.category, "type"),
 )
 
 
-_BEGINNINGS = events_of(AgentRegistered, WorkflowDrafted, RunStarted, ApiKeyCreated)
+_BEGINNINGS = events_of(AgentRegistered, WorkflowDrafted, RunStarted, ApiKeyCreated, SettingDefined)
 
 
 def recorded(

@@ -12,7 +12,6 @@ from projections.agents import AgentRow
 from projections.runs import AgentWork
 from projections.usage import AgentUsage
 from read_api.money import usd
-from read_api.view import View
 
 
 class ModelUsageStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +100,7 @@ class ModelUsageBody(msgspec.Struct, frozen=True, kw_only=True):
 
 def answered(
     answer: AgentAnswer,
-    view: View,
+    model: ModelConfig,
     used: AgentUsage | None = None,
     worked: AgentWork | None = None,
 ) -> AgentBody:
@@ -114,12 +113,12 @@ def answered(
         created_by=answer.created_by,
         version=answer.version,
     )
-    return body_of(row, view, used, worked)
+    return body_of(row, model, used, worked)
 
 
 def body_of(
     row: AgentRow,
-    view: View,
+    model: ModelConfig,
     used: AgentUsage | None,
     worked: AgentWork | None,
 ) -> AgentBody:
@@ -142,7 +141,7 @@ def body_of(
         skills=[],
         tools=[],
         plugins=[],
-        agent_model_config=profile.model or view.default_model,
+        agent_model_config=model,
         model_usage_stats=usage_stats(used),
         system_prompt=profile.system_prompt,
         source=profile.source,

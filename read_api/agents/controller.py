@@ -64,7 +64,8 @@ class AgentController(Controller):
         refuse_unknown_parts(data)
         outcome = await agent_commands.register(RegisterAgent(profile=profile_of(data)), issued)
         answer = outcome.answer
-        return accepted(outcome, answered(answer, view), answer.version, 201)
+        body = answered(answer, await view.model(answer.profile.model))
+        return accepted(outcome, body, answer.version, 201)
 
     @get("/", summary="List agents, newest first", opt=may("agents:read"))
     async def list_agents(
@@ -134,7 +135,8 @@ class AgentController(Controller):
         answer = outcome.answer
         used = await view.ask(usage_of_agents, [agent_id])
         worked = await view.ask(work_of_agents, [agent_id])
-        body = answered(answer, view, used.get(agent_id), worked.get(agent_id))
+        model = await view.model(answer.profile.model)
+        body = answered(answer, model, used.get(agent_id), worked.get(agent_id))
         return accepted(outcome, body, answer.version, 200)
 
     @delete(
@@ -185,7 +187,7 @@ class AgentController(Controller):
         view = request.view
         await view.fresh("agents", "usage")
         row = await _found(view, agent_id)
-        model = row.profile.model or view.default_model
+        model = await view.model(row.profile.model)
         body = await _model_config(view, agent_id, row.profile.name, model)
         return view.response(body, ETag=f'"{row.version}"')
 
@@ -223,7 +225,7 @@ class AgentController(Controller):
         view = request.view
         await view.fresh("agents")
         row = await _found(view, agent_id)
-        known = row.profile.model or view.default_model
+        known = await view.model(row.profile.model)
         given = {n: v for n, v in msgspec.structs.asdict(data).items() if v is not None}
         model = msgspec.structs.replace(known, **given)
         command = ChangeAgent(agent_id=AgentId(agent_id), model=model)
@@ -246,7 +248,7 @@ class AgentController(Controller):
         body = ModelUsageBody(
             agent_id=agent_id,
             agent_name=row.profile.name,
-            current_model=(row.profile.model or view.default_model).model_id,
+            current_model=(await view.model(row.profile.model)).model_id,
             usage_stats=usage_stats(used.get(agent_id)),
             created_at=row.created_at,
             updated_at=row.updated_at,
@@ -305,4 +307,12 @@ async def _bodies(view: View, rows: list[AgentRow]) -> list[AgentBody]:
     ids: list[int] = [row.agent_id for row in rows]
     used = await view.ask(usage_of_agents, ids)
     worked = await view.ask(work_of_agents, ids)
-    return [body_of(row, view, used.get(row.agent_id), worked.get(row.agent_id)) for row in rows]
+    return [
+        body_of(
+            row,
+            await view.model(row.profile.model),
+            used.get(row.agent_id),
+            worked.get(row.agent_id),
+        )
+        for row in rows
+    ]

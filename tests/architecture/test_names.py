@@ -25,6 +25,7 @@ NO_SLICE = {
         "asked",
         "auth",
         "lane",
+        "methods",
         "limits",
         "metrics",
         "bodies",

@@ -8,10 +8,12 @@ from commands.agents import AgentAnswer, AgentCommands, ArchiveAgent, ChangeAgen
 from commands.identity import IdentityCommands
 from commands.processes.runs import RunProcess, Worker
 from commands.runs import RunCommands, StartRun
+from commands.settings import SettingCommands
 from commands.transact import Issued, Transactions
 from commands.workflows import DraftWorkflow, WorkflowAnswer, WorkflowCommands
 from domain.agents import AgentChanges, AgentProfile, ModelConfig
 from domain.catalog import AnyEvent
+from domain.effective import Installed
 from domain.events import CommandId, Metadata, Recorded, StreamId, WorkspaceId
 from domain.runs import RUN, RunId
 from domain.workflows import ErrorHandling, Step, WorkflowProfile
@@ -52,6 +54,8 @@ class Writing:
         self.agents = AgentCommands(self.transactions, self.next_id)
         self.workflows = WorkflowCommands(self.transactions, self.next_id)
         self.identity = IdentityCommands(self.transactions)
+        self.installed = Installed()
+        self.settings = SettingCommands(self.transactions, self.installed)
         self.runs = RunCommands(self.transactions, self.next_id, self.interrupted.append)
 
     def close(self) -> None:
@@ -133,6 +137,7 @@ class Writing:
             now=self.clock,
             new_uuid=self.new_uuid,
             sole=sole,
+            installed=self.installed,
             record_retry_s=0,
         )
 

@@ -54,6 +54,12 @@ STORED_NAMES = {
     "InvitationSent": "invitation_sent",
     "InvitationAccepted": "invitation_accepted",
     "InvitationRevoked": "invitation_revoked",
+    "SecretSettingChanged": "secret_setting_changed",
+    "SettingChanged": "setting_changed",
+    "SettingDefined": "setting_defined",
+    "SettingDescribed": "setting_described",
+    "SettingRemoved": "setting_removed",
+    "SettingReset": "setting_reset",
 }
 
 

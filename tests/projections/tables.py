@@ -12,6 +12,7 @@ from projections.agents import AgentsProjector
 from projections.identity import IdentityProjector
 from projections.projector import Projector, project
 from projections.runs import DueRunsProjector, RunsProjector
+from projections.settings import SettingsProjector
 from projections.usage import UsageProjector
 from projections.workflows import WorkflowsProjector
 
@@ -22,6 +23,7 @@ PROJECTORS: tuple[Projector, ...] = (
     DueRunsProjector(),
     UsageProjector(),
     IdentityProjector(),
+    SettingsProjector(),
 )
 
 
