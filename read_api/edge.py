@@ -18,6 +18,7 @@ from read_api.cors import Cors, answer_preflight, is_preflight
 from read_api.errors import ApiError
 from read_api.gate import bytes_max, counted, fault_of, look
 from read_api.limits import ANSWER_HEADERS, SHOWN_CREDENTIALS, Limits, has_credentials
+from read_api.methods import OF_ANY_PATH, as_routed
 from read_api.raw import Headers, refuse
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -88,6 +89,8 @@ def edge(app: ASGIApp, rules: Rules) -> ASGIApp:
         if scope["type"] != ScopeType.HTTP:
             await app(scope, receive, send)
             return
+        if scope["method"] in OF_ANY_PATH:
+            scope, send = as_routed(scope, send)
         found, size = look(scope)
         request_id = _request_id(found)
         scope["state"]["request_id"] = request_id

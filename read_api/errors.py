@@ -41,6 +41,7 @@ from domain.errors import (
     WorkflowIsArchived,
     WorkflowIsNotPublished,
 )
+from read_api.methods import with_head
 
 log = structlog.get_logger(__name__)
 
@@ -220,6 +221,8 @@ def of_http(error: HTTPException) -> ProblemDetailsException:
     detail = error.detail if status < HTTPStatus.INTERNAL_SERVER_ERROR else _UNEXPECTED
     problem = _problem(status, _CODES.get(status, status.name.lower()), detail)
     problem.headers = error.headers
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and error.headers:
+        problem.headers = {"Allow": with_head(error.headers["allow"])}
     return problem
 
 

@@ -17,9 +17,16 @@ import domain.errors
 from commands.transact import CommandError
 from domain.errors import DomainError
 from read_api import errors
-from read_api.auth import IDEMPOTENCY_KEY_HEADER, IF_MATCH_HEADER, PUBLIC
+from read_api.auth import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_KEY_HEADER,
+    IF_MATCH,
+    IF_MATCH_HEADER,
+    PUBLIC,
+)
 from read_api.errors import ApiError
-from read_api.view import MIN_POSITION_HEADER
+from read_api.methods import ALLOWED, with_head
+from read_api.view import MIN_POSITION_HEADER, POSITION
 
 _OTHERS = {
     "no_such_route": "No route has this path.",
@@ -64,7 +71,8 @@ class Query(Operation):
     """A route that reads: every one of them takes Min-Position."""
 
     def __post_init__(self) -> None:
-        _add(self, MIN_POSITION_HEADER, "An X-Event-Position the answer should hold, or be X-Stale")
+        text = "An X-Event-Position the answer should hold, or be X-Stale"
+        _add(self, MIN_POSITION_HEADER, text, f"^{POSITION.pattern}$")
 
 
 @dataclass
@@ -72,12 +80,22 @@ class Command(Operation):
     """A route that commands: every one of them takes Idempotency-Key and If-Match."""
 
     def __post_init__(self) -> None:
-        _add(self, IDEMPOTENCY_KEY_HEADER, "8 to 128 letters, digits, _ or -: to repeat it safely")
-        _add(self, IF_MATCH_HEADER, "The ETag of what you saw: 412 if it has changed since")
+        text = "8 to 128 letters, digits, _ or -: to repeat it safely"
+        _add(self, IDEMPOTENCY_KEY_HEADER, text, IDEMPOTENCY_KEY.pattern)
+        text = "The ETag of what you saw: 412 if it has changed since"
+        _add(self, IF_MATCH_HEADER, text, IF_MATCH.pattern.replace(r"\d", "[0-9]"))
 
 
-def _add(operation: Operation, name: str, description: str) -> None:
-    text = Schema(type=OpenAPIType.STRING)
+@dataclass
+class Public(Operation):
+    """A route that is answered without credentials."""
+
+    def __post_init__(self) -> None:
+        self.security = []
+
+
+def _add(operation: Operation, name: str, description: str, pattern: str) -> None:
+    text = Schema(type=OpenAPIType.STRING, pattern=pattern)
     header = Parameter(name=name, param_in="header", schema=text, description=description)
     operation.parameters = [*(operation.parameters or []), header]
 
@@ -88,7 +106,12 @@ class _DocumentedProblems(ReceiveRoutePlugin):
     def receive_route(self, route: BaseRoute) -> None:
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
-                if not handler.opt.get(PUBLIC):
+                if "OPTIONS" in handler.http_methods:
+                    # Litestar's own: it tells a path's methods, and nothing of what is there.
+                    handler.opt |= {PUBLIC: True, ALLOWED: with_head(", ".join(route.methods))}
+                elif handler.opt.get(PUBLIC):
+                    handler.operation_class = Public
+                else:
                     handler.responses = _refusals(handler)
                     reads = "GET" in handler.http_methods
                     handler.operation_class = Query if reads else Command

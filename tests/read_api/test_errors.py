@@ -23,8 +23,8 @@ async def test_an_unknown_route_is_a_problem(served: Served, method: str, path: 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PATCH", "/api/agents", {"GET", "POST", "OPTIONS"}),
-        ("DELETE", "/api/usage", {"GET", "OPTIONS"}),
+        ("PATCH", "/api/agents", {"GET", "HEAD", "POST", "OPTIONS"}),
+        ("DELETE", "/api/usage", {"GET", "HEAD", "OPTIONS"}),
         ("GET", "/api/workflows/1/execute", {"POST", "OPTIONS"}),
     ],
 )
