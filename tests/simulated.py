@@ -165,6 +165,9 @@ class _Driver:
 class _Batch:
     """In `postgres_batch`'s place."""
 
+    async def prepare(self, _: _Connection) -> None:
+        await pause()
+
     async def insert(self, connection: _Connection, appends: Sequence[Append]) -> list[Written]:
         return await connection.database.insert(appends)
 

@@ -1,6 +1,6 @@
 """What a batch of appends is in SQL: one statement, judged append by append when it fails."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, LiteralString
 
@@ -8,6 +8,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from commands.transact import DuplicateCommand
+from infra.event_store import postgres_flight as flight
 from infra.event_store.lane import AlreadyTracked, Append, NewRow, Written, first_conflict
 from infra.failpoints import failpoint
 
@@ -38,6 +39,11 @@ SELECT head FROM before
 """
 """One statement, so that one round trip brings a batch of any size."""
 
+_ROWS = (flight.texts, flight.numbers, flight.texts, flight.contents, flight.texts)
+_COMMANDS = (flight.texts, flight.texts, flight.texts, flight.contents, flight.numbers)
+_BLOBS = (flight.texts, flight.texts, flight.contents)
+_BINARY: Sequence[Callable[[Any], bytes]] = (*_ROWS, *_COMMANDS, *_BLOBS)
+
 LOCK: LiteralString = "SELECT pg_advisory_xact_lock(727001)"
 _MARK: LiteralString = "SELECT pg_logical_emit_message(true, 'automatos', '')"
 _VERSIONS: LiteralString = (
@@ -61,27 +67,32 @@ _TRACK: LiteralString = (
 )
 
 
+async def prepare(connection: AsyncConnection) -> None:
+    """Let a new connection write batches."""
+    await flight.prepare(connection, LOCK.encode(), _numbered(APPEND).encode())
+
+
+def _numbered(statement: str) -> str:
+    """Spell placeholders as the server does."""
+    first, *rest = statement.split("%b")
+    return first + "".join(f"${n}{part}" for n, part in enumerate(rest, start=1))
+
+
 async def insert(connection: AsyncConnection, appends: Sequence[Append]) -> list[Written]:
     """Write a batch all of which can be written, in one round trip.
 
     Raises:
         Exception: Some of it cannot, or the connection was lost.
     """
+    binary = [encode(column) for encode, column in zip(_BINARY, values(appends), strict=True)]
     try:
-        async with connection.pipeline():
-            await connection.execute("BEGIN")
-            await connection.execute(LOCK)
-            failpoint("log.before_append")
-            cursor = await connection.execute(APPEND, values(appends), prepare=True)
-            failpoint("log.before_commit")
-            await connection.execute("COMMIT")
-        row = await cursor.fetchone()
+        head = await flight.fly(connection, binary)
     except BaseException:
         await _roll_back(connection)
         raise
     failpoint("log.after_commit")
-    assert row is not None
-    return _positions(appends, int(row[0]))
+    assert head is not None
+    return _positions(appends, int(head))
 
 
 async def insert_valid(connection: AsyncConnection, appends: Sequence[Append]) -> list[Written]:
@@ -108,7 +119,7 @@ async def insert_valid(connection: AsyncConnection, appends: Sequence[Append]) -
 async def _insert_good(connection: AsyncConnection, good: Sequence[Append]) -> list[Written]:
     if not good:
         return []
-    row = await (await connection.execute(APPEND, values(good), prepare=True)).fetchone()
+    row = await (await connection.execute(APPEND, values(good))).fetchone()
     assert row is not None
     for append in good:
         if append.tracking is not None:

@@ -198,8 +198,18 @@ class Committer:
 
     async def _connected(self) -> BoundedConnection:
         if self._writer is None or self._writer.closed:
-            self._writer = await BoundedConnection.connect(self._url, **CONNECTING)
+            self._writer = await self._connect()
         return self._writer
+
+    async def _connect(self) -> BoundedConnection:
+        # The driver prepares nothing: `postgres_flight` does.
+        writer = await BoundedConnection.connect(self._url, prepare_threshold=None, **CONNECTING)
+        try:
+            await batch.prepare(writer)
+        except BaseException:
+            await writer.close()
+            raise
+        return writer
 
     async def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None

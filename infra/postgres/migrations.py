@@ -137,7 +137,25 @@ CREATE TABLE endpoint_calls (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES, _STATISTICS)
+_GAPS_BY_INDEX = """
+-- A connection keeps the plan that it made while the table was small, and that would read the
+-- whole of it ever after: so no scan, and no join (which the limit prevents).
+CREATE OR REPLACE FUNCTION refuse_gaps() RETURNS trigger
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM added a WHERE a.originator_version > 1 AND (
+            SELECT true FROM stored_events e WHERE e.originator_id = a.originator_id
+            AND e.originator_version = a.originator_version - 1 LIMIT 1
+        ) IS NULL
+    ) THEN
+        RAISE EXCEPTION 'a stream would have a gap' USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES, _STATISTICS, _GAPS_BY_INDEX)
 """In order; a migration that was released is never changed."""
 
 _RIGHTS = f"""
