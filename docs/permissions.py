@@ -14,6 +14,7 @@ from litestar.routes import HTTPRoute
 from domain.identity import OPERATE, Permission, Role, Scope, of_role, of_scopes
 from read_api.auth import ANYBODY, PERMISSION, PUBLIC
 
+OF_ALL = ", ".join(f"`{each}`" for each in sorted(OPERATE))
 PAGE = Path(__file__).with_name("permissions.md")
 
 
@@ -40,7 +41,7 @@ def page(app: Litestar) -> str:
         "",
         *_matrix(),
         "",
-        f"{', '.join(f'`{each}`' for each in sorted(OPERATE))}: of the whole installation, so only in",
+        f"{OF_ALL}: of the whole installation, so only in",
         "the platform workspace (`00000000-0000-0000-0000-000000000000`); where nobody logs in and",
         "there is one process, in the local workspace as well.",
         "",

@@ -7,7 +7,6 @@ from ipaddress import ip_address
 
 from infra.settings import LOCAL_KEY_NAMES, BadSettings, Settings
 
-
 LOCAL_KEY = re.compile(r"[!-~]{16,512}")
 
 
