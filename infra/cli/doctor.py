@@ -6,15 +6,20 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.exc import DatabaseError
 
-from infra.cli.shared import out, settings
-from infra.composition import PROJECTORS
+from domain.effective import Told, told
+from domain.events import WorkspaceId
+from domain.settings import WorkspaceSettings
+from infra.cli.shared import out, refuse, settings, with_writing
+from infra.composition import PROJECTORS, Writing
 from infra.failpoints import failpoint
+from infra.installed import installed
 from infra.lock import FolderIsInUse, FolderLock
 from infra.read_store import open_engine, positions
 from infra.settings import PREFIX, UNPREFIXED, Settings
@@ -30,10 +35,16 @@ class Check(NamedTuple):
     detail: str
 
 
-def doctor() -> None:
+def doctor(
+    workspace: Annotated[
+        str, typer.Option(help="Its system settings count, too; without it nobody's do.")
+    ] = "",
+) -> None:
     """Show the effective settings, secrets masked, and check the installation."""
     found = settings()
+    known = _told(found, WorkspaceId(workspace))
     out.print(_table(found))
+    out.print(_chosen(known))
     checks = [_attempt(name, check, found) for name, check in _CHECKS.items()]
     for check in checks:
         mark = "ok  " if check.passed else "FAIL"
@@ -54,6 +65,29 @@ def _source(name: str) -> str:
     if PREFIX + upper in os.environ:
         return PREFIX + upper
     return upper if upper in UNPREFIXED and os.environ.get(upper) else "default"
+
+
+def _told(found: Settings, workspace_id: WorkspaceId) -> list[Told]:
+    if not workspace_id:
+        return told(WorkspaceSettings(), installed(found))
+    if not found.database_url and not (found.data_dir / "events.db").exists():
+        raise refuse("There is no workspace yet.")
+
+    async def work(writing: Writing) -> list[Told] | None:
+        head = await writing.store.workspace_head(workspace_id)
+        return await writing.system_settings.told(workspace_id) if head else None
+
+    known = with_writing(work)
+    if known is None:
+        raise refuse(f"There is no workspace {workspace_id}.")
+    return known
+
+
+def _chosen(known: list[Told]) -> Table:
+    table = Table("system setting", "value", "from")
+    for each in known:
+        table.add_row(each.name, Text(each.effective or ""), each.source)
+    return table
 
 
 def _attempt(name: str, check: Callable[[Settings], str], found: Settings) -> Check:

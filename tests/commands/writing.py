@@ -54,13 +54,17 @@ class Writing:
         self.agents = AgentCommands(self.transactions, self.next_id)
         self.workflows = WorkflowCommands(self.transactions, self.next_id)
         self.identity = IdentityCommands(self.transactions)
-        self.installed = Installed()
-        self.settings = SettingCommands(self.transactions, self.installed)
+        self.install(Installed())
         self.runs = RunCommands(self.transactions, self.next_id, self.interrupted.append)
 
     def close(self) -> None:
         self.log.close()
         self.vault.close()
+
+    def install(self, installed: Installed) -> None:
+        """Say what the installation says of settings."""
+        self.installed = installed
+        self.settings = SettingCommands(self.transactions, installed)
 
     def issued(
         self,
