@@ -200,3 +200,20 @@ def _is_projected(client: httpx.Client, answers: list[Json]) -> None:
     until(caught_up, "the read models are up to date")
     for known in answers:
         assert client.get(f"/api/agents/{known['id']}").status_code == 200
+
+
+def test_other_machines_are_let_in_only_after_a_key_was_made(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    refused = automatos(folder, "serve", AUTOMATOS_HOST="0.0.0.0")
+    assert refused.returncode == 2
+    assert "HOST=0.0.0.0" in refused.stderr
+    assert "automatos keys create" in refused.stderr
+    assert "atk_live_" not in refused.stdout + refused.stderr
+    made = automatos(folder, "keys", "create")
+    assert made.returncode == 0, made.stderr
+    server = Server(folder, AUTOMATOS_HOST="0.0.0.0")
+    try:
+        server.launch()
+        assert "atk_live_" not in server.output
+    finally:
+        server.kill()
