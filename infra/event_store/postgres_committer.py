@@ -41,7 +41,7 @@ RETRY_WITHIN_S = 5.0
 
 RETRY_PAUSE_S = 0.2
 
-HALVED_MIN = 32
+HALVED_MIN = 128
 """Appends of one turn of the loop from which on an idle committer takes them in two halves."""
 
 _PRUNE: LiteralString = (

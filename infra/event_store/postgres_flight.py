@@ -4,7 +4,7 @@ On psycopg's wire functions, below its cursors: through those the same flight ta
 about twice as long, and the process is what bounds the rate.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from struct import Struct, pack
 
 import psycopg
@@ -23,6 +23,7 @@ INT8_OID, TEXT_OID, BYTEA_OID = 20, 25, 17
 
 _LENGTH = Struct("!i").pack
 _HEAD = Struct("!iiIii").pack
+_EMPTY = Struct("!iiI").pack
 _NUMBER = Struct("!iq").pack
 
 APPEND = b"append_batch"
@@ -106,15 +107,15 @@ def contents(column: Sequence[bytes | None]) -> bytes:
 
 
 def numbers(column: Sequence[int]) -> bytes:
-    return _framed(INT8_OID, len(column), (_NUMBER(8, number) for number in column), nulls=False)
+    return _framed(INT8_OID, [_NUMBER(8, number) for number in column], nulls=False)
 
 
 def _array(oid: int, column: Sequence[bytes | None]) -> bytes:
-    elements = (NULL if value is None else _LENGTH(len(value)) + value for value in column)
-    return _framed(oid, len(column), elements, nulls=None in column)
+    elements = [NULL if value is None else _LENGTH(len(value)) + value for value in column]
+    return _framed(oid, elements, nulls=None in column)
 
 
-def _framed(oid: int, count: int, elements: Iterable[bytes], *, nulls: bool) -> bytes:
-    if not count:
-        return pack("!iiI", 0, 0, oid)
-    return _HEAD(1, nulls, oid, count, 1) + b"".join(elements)
+def _framed(oid: int, elements: Sequence[bytes], *, nulls: bool) -> bytes:
+    if not elements:
+        return _EMPTY(0, 0, oid)
+    return _HEAD(1, nulls, oid, len(elements), 1) + b"".join(elements)
