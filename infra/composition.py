@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -37,7 +38,7 @@ from infra.installed import installed
 from infra.key_uses import KeyUses
 from infra.llm.providers import LanguageModels, ModelSettings
 from infra.local_key import LocalKey
-from infra.machine import machine
+from infra.machine import machine, resources
 from infra.operators import platform_and_local
 from infra.prices import PriceBook
 from infra.process_runner import ProcessRunner
@@ -388,6 +389,7 @@ def wire_app(
             rules=beside.rules,
             statistics=statistics,
             machine=machine,
+            resources=partial(resources, Path("/") if settings.database_url else settings.data_dir),
             metrics=Exposition(settings.metrics, sources.written),
             streams_per_workspace=settings.streams_per_workspace,
             streams_per_key=settings.streams_per_key,

@@ -45,6 +45,7 @@ from read_api.problems import documented_problems, problems_page
 from read_api.runs import ExecutionController
 from read_api.settings import SettingController
 from read_api.streams import Places
+from read_api.system import Resources, SystemController
 from read_api.system_config import SystemConfigController
 from read_api.texts import checked
 from read_api.tickets import Tickets
@@ -73,6 +74,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
         closing: Whether the process has been asked to stop: streams then end.
         projector_names: For health.
         machine: What the host's processor and memory do, for health.
+        resources: And all else that is told of it.
         metrics: What Prometheus reads.
         streams_per_workspace, streams_per_key: Live ones, at once, in this process.
         surroundings: For readiness.
@@ -88,6 +90,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     streams_per_key: int
     statistics: EndpointStatistics
     machine: Callable[[], Machine]
+    resources: Callable[[], Resources]
     metrics: Exposition
     surroundings: Surroundings = Alone()
 
@@ -117,6 +120,7 @@ def create_app(
             InvitationController,
             ApiKeyController,
             SettingController,
+            SystemController,
             SystemConfigController,
             health,
             live,
@@ -173,6 +177,7 @@ def _dependencies(ports: Ports, edges: Edges) -> dict[str, Provide]:
         "closing": Provide(lambda: edges.closing, sync_to_thread=False),
         "statistics": Provide(lambda: edges.statistics, sync_to_thread=False),
         "machine": Provide(lambda: edges.machine, sync_to_thread=False),
+        "resources": Provide(lambda: edges.resources, sync_to_thread=False),
         "exposition": Provide(lambda: edges.metrics, sync_to_thread=False),
     }
 

@@ -240,6 +240,14 @@ def body_of(
     return EndpointsBody(status=status, timestamp=now, summary=summary, endpoints=found[:SHOWN_MAX])
 
 
+def mean_ms(rows: Iterable[Calls]) -> float:
+    """Tell the mean time of what routes answered; of a live stream the time is its listener's."""
+    judged = [row for row in rows if row.endpoint != UNMATCHED]
+    judged = [row for row in judged if not row.endpoint.endswith(STREAMS)]
+    calls = sum(row.calls for row in judged)
+    return _ms(sum(row.total_us for row in judged) / calls) if calls else 0.0
+
+
 def _endpoint(name: str, rows: Sequence[Calls], recent: Sequence[int] | None) -> Endpoint:
     calls = sum(row.calls for row in rows)
     errors = sum(row.calls for row in rows if row.status >= CLIENT_ERROR)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.metadata import version
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 from litestar import Response, get
@@ -115,9 +115,42 @@ async def health(
     machine: NamedDependency[Callable[[], Machine]],
 ) -> Response[HealthBody]:
     """Probe the store and the read models; 503 when one of them does not answer."""
+    found = await assess(ports, projector_names())
+    body = HealthBody(
+        status=found.status,
+        service="automatos-ai-api",
+        version=version("automatos"),
+        timestamp=ports.circumstances.now(),
+        components=found.components,
+        metrics=machine(),
+        read_models=found.behind,
+        parked=found.parked,
+    )
+    return Response(body, status_code=503 if found.status == "unhealthy" else 200)
+
+
+class Assessment(NamedTuple):
+    """Attributes:
+    head: Of the log; None if it does not answer.
+    behind: How many events each projector is behind it.
+    parked: How many workspaces a projector skips; those that skip none are left out.
+    """
+
+    head: int | None
+    behind: dict[str, int]
+    parked: dict[str, int]
+    components: dict[str, Health]
+
+    @property
+    def status(self) -> Health:
+        return _worst(self.components.values())
+
+
+async def assess(ports: Ports, projectors: list[str]) -> Assessment:
+    """Probe the store and the read models, within a bound."""
     head = await _head(ports)
-    behind = _behind(ports, projector_names(), head)
-    parked = ports.progress.parked_counts()
+    behind = _behind(ports, projectors, head)
+    parked = dict(ports.progress.parked_counts())
     store: Health = "healthy" if head is not None else "unhealthy"
     components: dict[str, Health] = {
         "api_server": "healthy",
@@ -128,18 +161,7 @@ async def health(
         "event_store": store,
         "read_models": _worst([_read_models(ports, behind), "degraded" if parked else "healthy"]),
     }
-    status = _worst(components.values())
-    body = HealthBody(
-        status=status,
-        service="automatos-ai-api",
-        version=version("automatos"),
-        timestamp=ports.circumstances.now(),
-        components=components,
-        metrics=machine(),
-        read_models=behind,
-        parked=dict(parked),
-    )
-    return Response(body, status_code=503 if status == "unhealthy" else 200)
+    return Assessment(head, behind, parked, components)
 
 
 @get("/health/live", opt={PUBLIC: True}, summary="Does the process answer", tags=["health"])

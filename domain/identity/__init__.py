@@ -28,7 +28,6 @@ from domain.identity.keys import (
 )
 from domain.identity.permissions import (
     OF_ROLE,
-    OF_SCOPE,
     OPERATE,
     Permission,
     Role,
@@ -79,7 +78,6 @@ __all__ = [
     "KEY_RING",
     "MEMBERS_MAX",
     "OF_ROLE",
-    "OF_SCOPE",
     "OPERATE",
     "USER",
     "USER_KIND",

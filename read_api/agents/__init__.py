@@ -1,8 +1,14 @@
 """Routes on agents, in the original frontend's shapes."""
 
-from read_api.agents.answers import AgentBody, ModelUsageStats
+from read_api.agents.answers import AgentBody, ModelUsageStats, StatsBody
 from read_api.agents.bodies import NewAgent
-from read_api.agents.controller import BODY_MAX, PAGE_MAX, AgentController, provide_filter
+from read_api.agents.controller import (
+    BODY_MAX,
+    PAGE_MAX,
+    AgentController,
+    provide_filter,
+    stats_of,
+)
 
 __all__ = [
     "BODY_MAX",
@@ -11,5 +17,7 @@ __all__ = [
     "AgentController",
     "ModelUsageStats",
     "NewAgent",
+    "StatsBody",
     "provide_filter",
+    "stats_of",
 ]

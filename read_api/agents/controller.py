@@ -96,17 +96,7 @@ class AgentController(Controller):
         self,
         request: ApiRequest,
     ) -> Response[StatsBody]:
-        view = request.view
-        await view.fresh("agents")
-        counts = await view.ask(agent_counts)
-        body = StatsBody(
-            total_agents=counts.total,
-            active_agents=counts.active,
-            inactive_agents=counts.total - counts.active,
-            agents_by_type=counts.by_type,
-            timestamp=view.now(),
-        )
-        return view.response(body)
+        return await stats_of(request.view)
 
     @get("/{agent_id:int}", summary="Read an agent", opt=may("agents:read"))
     async def read(
@@ -263,6 +253,20 @@ def provide_filter(
     tag: Annotated[str | None, QueryParameter(max_length=255)] = None,
 ) -> AgentFilter:
     return AgentFilter(status=status, agent_type=agent_type, search=search, tag=tag)
+
+
+async def stats_of(view: View) -> Response[StatsBody]:
+    """Count the workspace's agents."""
+    await view.fresh("agents")
+    counts = await view.ask(agent_counts)
+    body = StatsBody(
+        total_agents=counts.total,
+        active_agents=counts.active,
+        inactive_agents=counts.total - counts.active,
+        agents_by_type=counts.by_type,
+        timestamp=view.now(),
+    )
+    return view.response(body)
 
 
 async def _page(

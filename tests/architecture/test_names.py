@@ -43,6 +43,7 @@ NO_SLICE = {
         "reads",
         "standing",
         "streams",
+        "system",
         "system_config",
         "texts",
         "tickets",
