@@ -23,6 +23,9 @@ PUBLIC = "public"
 PERMISSION = "permission"
 """Route option: what the caller must be permitted to; every other route has it."""
 
+RECORDS_NOTHING: Final = {"records_nothing": True}
+"""Route option of a POST that is no command: no Idempotency-Key, no If-Match."""
+
 ANYBODY: Final = "anybody"
 """A permission that whoever has valid credentials has."""
 

@@ -4,11 +4,11 @@ Litestar's own schemas of structs leave out what is said of the items of a list,
 unknown field is refused.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
-from litestar.openapi.spec import Schema
+from litestar.openapi.spec import OpenAPIType, Schema
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 from msgspec.inspect import DateTimeType, ListType, StructType, Type, UnionType, type_info
@@ -16,6 +16,8 @@ from msgspec.inspect import DateTimeType, ListType, StructType, Type, UnionType,
 if TYPE_CHECKING:
     from litestar._openapi.schema_generation import SchemaCreator
 
+NULL: Final = Schema(type=OpenAPIType.NULL)
+TEXT: Final = Schema(type=OpenAPIType.STRING)
 COMPONENTS: Final = "#/components/schemas/{name}"
 PYTHON_END: Final = r"\Z"
 """The end of a text in a regular expression of Python's."""
@@ -85,6 +87,19 @@ def _mark_times(kind: Type, schema: dict[str, Any]) -> None:
         for alternative in schema["anyOf"]:
             if alternative == {"type": "string"}:
                 alternative["format"] = "date-time"
+
+
+def without_null(schema: Schema) -> Schema:
+    """Take null from what an optional text may be: as a parameter, `null` is four letters.
+
+    A parameter of another kind can be spelled `null`, and is then as if it were left out. What
+    Litestar says beside the choice holds for what is left of it.
+    """
+    left = [one for one in schema.one_of or [] if one != NULL]
+    if left == [TEXT]:
+        beside = {f.name: getattr(schema, f.name) for f in fields(schema) if f.name != "one_of"}
+        return replace(TEXT, **{name: v for name, v in beside.items() if v is not None})
+    return schema
 
 
 def _anything(_: type) -> dict[str, Any]:

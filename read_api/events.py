@@ -16,7 +16,7 @@ from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
 from domain.events import Recorded, StreamId, WorkspaceId
 from read_api.asked import ApiRequest
-from read_api.auth import Principal, may
+from read_api.auth import RECORDS_NOTHING, Principal, may
 from read_api.errors import BadCursor, BadParameter
 from read_api.reads import EventLog
 from read_api.streams import EventStream
@@ -41,7 +41,14 @@ RETRY_SOON_MS = 2_000
 POLL_S = 1.0
 """How soon an event is noticed that nothing told of."""
 
-Cursor = Annotated[str | None, QueryParameter(description="A position: events after it are given")]
+LAST_EVENT_ID_FORM = {"pattern": "^[0-9]{0,18}$"}
+POSITION_FORM = {"pattern": f"^{POSITION.pattern}$"}
+Cursor = Annotated[
+    str | None,
+    QueryParameter(description="A position: events after it are given", schema_extra=POSITION_FORM),
+]
+Time = Annotated[str | None, QueryParameter(schema_extra={"format": "date-time"})]
+"""Text here, because Litestar reads a number as seconds since 1970."""
 
 
 class EventBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +142,10 @@ class EventController(Controller):
         request: ApiRequest,
         wanted: NamedDependency[EventFilter],
         after: Cursor = None,
-        last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
+        last_event_id: Annotated[
+            str | None,
+            HeaderParameter(name="Last-Event-ID", schema_extra=LAST_EVENT_ID_FORM),
+        ] = None,
     ) -> EventStream:
         """Send what comes after `Last-Event-ID`, else after `after`, else from the beginning."""
         principal = request.principal
@@ -154,7 +164,7 @@ class EventController(Controller):
         "/ticket",
         status_code=200,
         summary="Get a one-time ticket for the stream, for who can send no header",
-        opt=may("events:read"),
+        opt=may("events:read") | RECORDS_NOTHING,
     )
     async def ticket(self, data: JSONBody[TicketWanted], request: ApiRequest) -> TicketBody:
         """Give the ticket as `?ticket=` of the stream's URL, once and within its time."""
@@ -163,20 +173,25 @@ class EventController(Controller):
 
 def provide_filter(
     stream: Annotated[str | None, QueryParameter(max_length=1024)] = None,
-    type_: Annotated[str | None, QueryParameter(name="type")] = None,
+    type_: Annotated[
+        str | None, QueryParameter(name="type", schema_extra={"enum": sorted(EVENT_TYPES)})
+    ] = None,
     actor: Annotated[str | None, QueryParameter(max_length=255)] = None,
-    since: Annotated[datetime | None, QueryParameter()] = None,
-    until: Annotated[datetime | None, QueryParameter()] = None,
+    since: Time = None,
+    until: Time = None,
 ) -> EventFilter:
     """Raises:
-    BadParameter: No event has the type, or a time has no zone.
+    BadParameter: No event has the type, or a time is none, or has no zone.
     """
     if type_ is not None and type_ not in EVENT_TYPES:
         raise BadParameter("No event has this type.", "/query/type")
-    for name, moment in (("since", since), ("until", until)):
-        if moment is not None and moment.tzinfo is None:
-            raise BadParameter("A time needs its zone: 2026-01-31T12:00:00Z.", f"/query/{name}")
-    return EventFilter(stream=stream, type=type_, actor=actor, since=since, until=until)
+    return EventFilter(
+        stream=stream,
+        type=type_,
+        actor=actor,
+        since=_time(since, "/query/since"),
+        until=_time(until, "/query/until"),
+    )
 
 
 async def follow(
@@ -301,6 +316,16 @@ def _next(request: Request[Any, Any, Any], passed: int) -> str:
     """Link to the next page, under the same filters (RFC 8288)."""
     kept = [(name, v) for name, v in request.query_params.multi_items() if name != "cursor"]
     return f'</api/events?{urlencode([*kept, ("cursor", passed)])}>; rel="next"'
+
+
+def _time(text: str | None, pointer: str) -> datetime | None:
+    try:
+        moment = None if text is None else msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise BadParameter("A time is spelled 2026-01-31T12:00:00Z.", pointer) from error
+    if moment is not None and moment.tzinfo is None:
+        raise BadParameter("A time needs its zone: 2026-01-31T12:00:00Z.", pointer)
+    return moment
 
 
 def _position(cursor: str | None, pointer: str) -> int:

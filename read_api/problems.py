@@ -23,7 +23,9 @@ from read_api.auth import (
     IF_MATCH,
     IF_MATCH_HEADER,
     PUBLIC,
+    RECORDS_NOTHING,
 )
+from read_api.document import without_null
 from read_api.errors import ApiError
 from read_api.methods import ALLOWED, with_head
 from read_api.view import MIN_POSITION_HEADER, POSITION
@@ -67,19 +69,31 @@ class ProblemBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass
-class Query(Operation):
+class Plain(Operation):
+    """A route: a text among its parameters may be left out, and is never null."""
+
+    def __post_init__(self) -> None:
+        for parameter in self.parameters or []:
+            if isinstance(parameter, Parameter) and isinstance(parameter.schema, Schema):
+                parameter.schema = without_null(parameter.schema)
+
+
+@dataclass
+class Query(Plain):
     """A route that reads: every one of them takes Min-Position."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         text = "An X-Event-Position the answer should hold, or be X-Stale"
         _add(self, MIN_POSITION_HEADER, text, f"^{POSITION.pattern}$")
 
 
 @dataclass
-class Command(Operation):
+class Command(Plain):
     """A route that commands: every one of them takes Idempotency-Key and If-Match."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         text = "8 to 128 letters, digits, _ or -: to repeat it safely"
         _add(self, IDEMPOTENCY_KEY_HEADER, text, IDEMPOTENCY_KEY.pattern)
         text = "The ETag of what you saw: 412 if it has changed since"
@@ -87,10 +101,11 @@ class Command(Operation):
 
 
 @dataclass
-class Public(Operation):
+class Public(Plain):
     """A route that is answered without credentials."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.security = []
 
 
@@ -113,8 +128,13 @@ class _DocumentedProblems(ReceiveRoutePlugin):
                     handler.operation_class = Public
                 else:
                     handler.responses = _refusals(handler)
-                    reads = "GET" in handler.http_methods
-                    handler.operation_class = Query if reads else Command
+                    handler.operation_class = _kind(handler)
+
+
+def _kind(handler: HTTPRouteHandler) -> type[Operation]:
+    if "GET" in handler.http_methods:
+        return Query
+    return Plain if RECORDS_NOTHING.items() <= handler.opt.items() else Command
 
 
 documented_problems = _DocumentedProblems()

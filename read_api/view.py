@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 WAIT_MAX_S = 1.0
 
-ID_MAX = 2**63 - 1
-"""What the read models can hold; our own ids stay far below it."""
+ID_MAX = 2**53 - 1
+"""As large as JavaScript holds whole numbers exactly: our own ids stay below it."""
 
 POSITION = re.compile(r"[0-9]{1,18}")
 
@@ -53,6 +53,21 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Defaults
 
 
+def minimum(min_position: str | None) -> int:
+    """Read what a caller asks a read model to have passed.
+
+    Raises:
+        BadHeader: It is no position.
+    """
+    if min_position is None:
+        return 0
+    if not POSITION.fullmatch(min_position):
+        raise BadHeader(
+            "Min-Position is a position: a whole number.", f"/header/{MIN_POSITION_HEADER}"
+        )
+    return int(min_position)
+
+
 class View:
     """The workspace of a verified principal: every query goes through it, and so carries it.
 
@@ -64,13 +79,9 @@ class View:
     """
 
     def __init__(self, ports: Ports, principal: Principal, min_position: str | None = None) -> None:
-        if min_position is not None and not POSITION.fullmatch(min_position):
-            raise BadHeader(
-                "Min-Position is a position: a whole number.", f"/header/{MIN_POSITION_HEADER}"
-            )
         self._ports = ports
         self.workspace_id: WorkspaceId = principal.workspace_id
-        self._minimum = int(min_position or 0)
+        self._minimum = minimum(min_position)
         self._positions: list[int] = []
         self._stale = False
 
