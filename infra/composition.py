@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -142,8 +143,19 @@ class Writing(msgspec.Struct, frozen=True, kw_only=True):
         issued = self.issued(workspace_id, f"key:{key_id}")
         await self.identity.note_key_use(key_id, issued)
 
-    async def create_key(self, workspace_id: WorkspaceId, name: str, holder: str) -> str:
-        """Make an API key and tell it: it is not stored and cannot be told again."""
+    async def create_key(
+        self,
+        workspace_id: WorkspaceId,
+        name: str,
+        holder: str,
+        *,
+        lasts: timedelta | None = None,
+    ) -> str:
+        """Make an API key and tell it: it is not stored and cannot be told again.
+
+        Args:
+            lasts: How long; None for a key that does not end.
+        """
         key = make_key(self.vault.pepper())
         command = CreateApiKey(
             key_id=key.key_id,
@@ -151,6 +163,7 @@ class Writing(msgspec.Struct, frozen=True, kw_only=True):
             holder=holder,
             secret_hash=key.secret_hash,
             last_four=key.last_four,
+            expires_at=None if lasts is None else utc_now() + lasts,
         )
         await self.identity.create_key(command, self.issued(workspace_id, "cli:keys"))
         return key.text

@@ -1,10 +1,11 @@
 """`automatos keys`."""
 
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 
-from commands.identity import KEY_NAME_MAX
+from commands.identity import KEY_LASTS, KEY_LASTS_MAX, KEY_NAME_MAX
 from domain.errors import NotFound
 from domain.events import WorkspaceId
 from domain.identity import KeyId
@@ -13,6 +14,7 @@ from infra.composition import Writing
 
 app = typer.Typer(help="API keys of the local workspace.", no_args_is_help=True)
 
+HOW_LONG = "How long it lasts; else 90 days with PostgreSQL, and for ever without."
 OF_THE_PLATFORM = "Of the platform workspace, whose keys operate the installation."
 
 
@@ -25,6 +27,7 @@ def keys() -> None:
 def create(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "made on the command line",
     holder: Annotated[str, typer.Option(help="Whom it is for; stored sealed.")] = "",
+    days: Annotated[int | None, typer.Option(min=1, max=KEY_LASTS_MAX.days, help=HOW_LONG)] = None,
     *,
     platform: Annotated[bool, typer.Option("--platform", help=OF_THE_PLATFORM)] = False,
 ) -> None:
@@ -34,7 +37,10 @@ def create(
 
     async def make(writing: Writing) -> str:
         workspace_id = await _workspace(writing, platform=platform)
-        return await writing.create_key(workspace_id, name, holder or user_name())
+        lasts = timedelta(days=days) if days else None
+        if lasts is None and writing.settings.database_url:
+            lasts = KEY_LASTS
+        return await writing.create_key(workspace_id, name, holder or user_name(), lasts=lasts)
 
     out.print(with_writing(make), markup=False)
 

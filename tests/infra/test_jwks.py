@@ -5,6 +5,8 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from statistics import quantiles
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -225,7 +227,7 @@ async def test_a_known_key_is_fetched_again_in_the_background_only(
 
 
 async def test_with_the_issuer_hanging_a_token_with_a_known_key_is_verified_without_waiting(
-    server: JwksServer, clock: Clock
+    server: JwksServer, clock: Clock, record_property: Callable[[str, object], None]
 ) -> None:
     async with remote(server, clock) as keys:
         tokens = believing(keys)
@@ -242,8 +244,21 @@ async def test_with_the_issuer_hanging_a_token_with_a_known_key_is_verified_with
         assert await asyncio.to_thread(begun.wait, 10)
         async with asyncio.timeout(AT_ONCE_S):
             await tokens.verify(token(claims(), ONE))
+        took_ms = [await verified_ms(tokens) for _ in range(200)]
         assert not keys._refreshing.done()
         assert server.fetches == 2
+    # What is promised is 5 ms; a busy machine is no finding, a wait for the issuer is.
+    assert max(took_ms) < AT_ONCE_S * 1_000
+    cuts = quantiles(took_ms, n=100)
+    told = f"{cuts[49]:.2f} ms, 99 % within {cuts[98]:.2f} ms"
+    record_property("figure", f"token with a known key, the issuer hanging: {told}")
+
+
+async def verified_ms(tokens: ClerkTokens) -> float:
+    text = token(claims(), ONE)
+    begun = perf_counter()
+    await tokens.verify(text)
+    return (perf_counter() - begun) * 1_000
 
 
 async def test_old_keys_are_used_while_the_issuer_is_away_but_not_for_ever(

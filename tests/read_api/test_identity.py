@@ -111,6 +111,15 @@ async def test_a_token_that_is_not_for_us_is_refused(
     assert_problem(await client.get("/api/users/me"), 401, "not_authenticated")
 
 
+async def test_a_page_s_token_names_the_page_s_origin(served: Served) -> None:
+    unnamed, named = logged_in(served, "user_page", azp=None), logged_in(served, "user_page")
+    assert (await unnamed.get("/api/users/me")).status_code == 200
+    for client in (unnamed, named):
+        client.headers["Origin"] = PARTY
+    assert_problem(await unnamed.get("/api/users/me"), 401, "not_authenticated")
+    assert (await named.get("/api/users/me")).status_code == 200
+
+
 async def test_a_workspace_that_is_not_ones_own_cannot_be_chosen(
     served: Served, tenant: Tenant
 ) -> None:
