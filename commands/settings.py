@@ -24,9 +24,9 @@ from domain.settings import (
 BULK_MAX = 250
 """Settings changed at once: more than a workspace can have."""
 
-Category = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{0,49}$")]
-Key = Annotated[str, msgspec.Meta(pattern="^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
-"""Lengths are the original's columns'."""
+Category = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,49}$(?!\n)")]
+Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$(?!\n)")]
+"""Lengths are the original's columns'. In Python, `$` alone lets a line feed follow."""
 
 Description = Annotated[str, msgspec.Meta(max_length=500)]
 

@@ -134,9 +134,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
     llm_model: str = ""
     llm_temperature: Annotated[
-        str, msgspec.Meta(pattern=r"^(|[01](\.[0-9]{1,3})?|2(\.0{1,3})?)$")
+        str, msgspec.Meta(pattern=r"^(|[01](\.[0-9]{1,3})?|2(\.0{1,3})?)\Z")
     ] = ""
-    llm_max_tokens: Annotated[str, msgspec.Meta(pattern="^(|[1-9][0-9]{0,5}|1000000)$")] = ""
+    llm_max_tokens: Annotated[str, msgspec.Meta(pattern=r"^(|[1-9][0-9]{0,5}|1000000)\Z")] = ""
     llm_stream: bool = True
     offline_when_no_key: bool = True
     openai_api_key: str = ""
