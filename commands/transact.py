@@ -53,7 +53,10 @@ class StorageFull(CommandError):
 
 
 class StorageUnavailable(CommandError):
-    """The store did not answer in time, or not at all. Nothing was recorded."""
+    """The store did not answer in time, or not at all.
+
+    Nothing was recorded, or nobody knows: whoever asks again with the same command id is told.
+    """
 
     code = "storage_unavailable"
 
@@ -162,7 +165,8 @@ class EventStore(Protocol):
         Raises:
             StreamConflict: A stream is not at its expected version.
             DuplicateCommand: The command id is recorded already.
-            StorageFull, StorageUnavailable: Nothing was recorded.
+            StorageFull: Nothing was recorded.
+            StorageUnavailable: Nothing was recorded, or nobody knows.
         """
         ...
 

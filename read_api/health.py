@@ -87,7 +87,7 @@ class LiveBody(msgspec.Struct, frozen=True, kw_only=True):
 
 class ReadyBody(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes:
-    event_store: Whether the log answers.
+    event_store: Whether the log answers; degraded while there is no room in it.
     read_models: How many events each projector is behind the log, at most.
     relay_lag: How many events Kafka is behind the log; null where nothing is copied there.
     degraded: What is away; everything goes on without it, if slower.
@@ -151,7 +151,7 @@ async def assess(ports: Ports, projectors: list[str]) -> Assessment:
     head = await _head(ports)
     behind = _behind(ports, projectors, head)
     parked = dict(ports.progress.parked_counts())
-    store: Health = "healthy" if head is not None else "unhealthy"
+    store = _store(ports, head)
     components: dict[str, Health] = {
         "api_server": "healthy",
         # The original's word for it; there is no other database that could be away by itself.
@@ -187,10 +187,11 @@ async def ready(
     head, _ = await asyncio.gather(_head(ports), surroundings.look())
     behind = _behind(ports, projector_names(), head)
     relayed = surroundings.relayed()
-    fresh = _read_models(ports, behind) == "healthy"
+    store = _store(ports, head)
+    serving = store == _read_models(ports, behind) == "healthy"
     body = ReadyBody(
-        status="draining" if closing() else "ready" if head is not None and fresh else "not ready",
-        event_store="healthy" if head is not None else "unhealthy",
+        status="draining" if closing() else "ready" if serving else "not ready",
+        event_store=store,
         read_models=behind,
         relay_lag=None if relayed is None else max(0, (head or 0) - relayed),
         degraded=surroundings.degraded(),
@@ -226,6 +227,13 @@ async def _head(ports: Ports) -> int | None:
             return await ports.log.head()
     except (CommandError, OSError, TimeoutError):
         return None
+
+
+def _store(ports: Ports, head: int | None) -> Health:
+    """Tell of the log; without room it still is read, and whoever reads is answered."""
+    if head is None:
+        return "unhealthy"
+    return "degraded" if ports.log.is_full else "healthy"
 
 
 def _behind(ports: Ports, projectors: list[str], head: int | None) -> dict[str, int]:

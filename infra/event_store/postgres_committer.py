@@ -36,13 +36,20 @@ PRUNED_MAX = 500
 PRUNE_EVERY_S = 60.0
 
 TRIES_MAX = 4
-RETRY_WITHIN_S = 5.0
-"""How long an append is tried again while the server is away; then nothing was recorded."""
+"""Of a batch that the server undoes."""
 
-RETRY_PAUSE_S = 0.2
+RETRY_WITHIN_S = 5.0
+"""How long an append is tried again while the server is away."""
+
+LOOKS_MAX = 16
+"""Connections tried in that time."""
+
+RETRY_PAUSE_S, RETRY_PAUSE_MAX_S = 0.2, 0.5
 
 HALVED_MIN = 128
 """Appends of one turn of the loop from which on an idle committer takes them in two halves."""
+
+UNKNOWN = "PostgreSQL does not answer, and may have recorded this or not."
 
 _PRUNE: LiteralString = (
     "DELETE FROM commands WHERE command_id IN"
@@ -140,8 +147,8 @@ class Committer:
         """Write a batch, and find out what became of it whatever happens to the connection."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + RETRY_WITHIN_S
-        in_doubt, last = False, Exception()
-        for attempt in range(TRIES_MAX):
+        in_doubt, undone, last = False, 0, Exception()
+        for attempt in range(LOOKS_MAX):
             try:
                 async with asyncio.timeout(ANSWER_WAIT_S):
                     return await (self._resolve if in_doubt else self._write)(appends)
@@ -151,19 +158,19 @@ class Committer:
             except REFUSED as error:
                 return [unavailable(error) for _ in appends]
             except UNDONE as error:
-                last = error
+                undone, last = undone + 1, error
             except LOST as error:
-                # Ask what became of it before anything is written again.
-                in_doubt, last = True, error
+                # Once it may have been sent, ask what became of it before it is sent again.
+                in_doubt, last = in_doubt or self._writer is not None, error
                 log.warning("the connection to the log was lost", error=str(error))
                 await self._drop_writer()
             except psycopg.Error as error:
                 log.critical("the log refuses what is written", error=repr(error))
                 return [unavailable(error) for _ in appends]
-            if attempt + 1 == TRIES_MAX or loop.time() >= deadline:
+            if undone == TRIES_MAX or loop.time() >= deadline:
                 break
-            await asyncio.sleep(RETRY_PAUSE_S * (2**attempt - 1))
-        return [unavailable(last) for _ in appends]
+            await asyncio.sleep(min(RETRY_PAUSE_MAX_S, RETRY_PAUSE_S * (2**attempt - 1)))
+        return [StorageUnavailable(UNKNOWN) if in_doubt else unavailable(last) for _ in appends]
 
     async def _write(self, appends: Sequence[Append]) -> list[Written]:
         connection = await self._connected()

@@ -67,16 +67,16 @@ async def fly(connection: AsyncConnection, values: Sequence[bytes]) -> bytes | N
 def _queue(pgconn: PGconn, values: Sequence[bytes]) -> None:
     pgconn.send_query_params(b"BEGIN", None)
     pgconn.send_query_prepared(LOCK, None)
-    failpoint("log.before_append")
     pgconn.send_query_prepared(APPEND, values, [BINARY] * len(values), TEXT)
-    failpoint("log.before_commit")
     pgconn.send_query_params(b"COMMIT", None)
     pgconn.pipeline_sync()
 
 
 def _answers(pgconn: PGconn) -> PQGen[list[PGresult]]:
     """Send what is queued, and take the first answer to each of the statements."""
+    failpoint("log.before_append")
     yield from send(pgconn)
+    failpoint("log.in_flight")
     answers: list[PGresult] = []
     for _ in range(STATEMENTS):
         answers += (yield from fetch_many(pgconn))[:1]

@@ -5,11 +5,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from time import monotonic
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from commands.transact import Command, Known, Loaded, SealedBlob, Write
+from commands.transact import Command, Known, Loaded, SealedBlob, StorageFull, Write
 from domain.catalog import AnyEvent
 from domain.events import (
     Aggregate,
@@ -43,6 +44,10 @@ PAGE_ROWS_MAX = 1_000
 
 POLL_S = 1.0
 """How soon an append of another process is noticed when nothing tells of it."""
+
+FULL_FOR_S = 10.0
+"""How long a log is held to be full after it refused, if nothing is written to it: then somebody
+has to try."""
 
 
 class Log(Protocol):
@@ -84,6 +89,7 @@ class EventStore:
         self._workspace_heads: dict[WorkspaceId, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._tail: Tail | None = None
+        self._full_until = float("-inf")
         self.tell: Callable[[Mapping[WorkspaceId, int]], None] = lambda _: None
         """Given the newest positions of this process's own appends, for others to hear."""
 
@@ -95,6 +101,11 @@ class EventStore:
         closing = self._log.close()
         if closing is not None:
             await closing
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an append was lately refused for want of room, and none has found any since."""
+        return monotonic() < self._full_until
 
     @property
     def log(self) -> Log:
@@ -225,8 +236,15 @@ class EventStore:
                 waiting.future.exception()
             else:
                 waiting.future.set_result(fate)
+        self._find_room(written)
         self.heard(heads)
         self.tell(heads)
+
+    def _find_room(self, written: Sequence[Written]) -> None:
+        if any(isinstance(fate, StorageFull) for fate in written):
+            self._full_until = monotonic() + FULL_FOR_S
+        elif self.is_full and any(fate for fate in written if not isinstance(fate, Exception)):
+            self._full_until = float("-inf")
 
     def _fold_in(self, waiting: _Waiting) -> None:
         """Bring cached states up to what was just written."""

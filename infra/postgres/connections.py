@@ -1,10 +1,11 @@
 """How this platform's processes connect to PostgreSQL."""
 
 import asyncio
+from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Connection
 from psycopg.abc import PQGen
 from psycopg.waiting import wait_async
 
@@ -72,6 +73,22 @@ class BoundedConnection(AsyncConnection[Any]):
         except asyncio.CancelledError:
             self.pgconn.finish()
             raise
+
+
+class BoundedThreadConnection(Connection[Any]):
+    """The same for threads."""
+
+    def wait(
+        self, gen: PQGen[T], interval: float = WAKE_EVERY_S, timeout: float | None = None
+    ) -> T:
+        began, bound = monotonic(), timeout or ANSWER_WAIT_S
+        try:
+            return super().wait(gen, interval, bound)
+        except psycopg.OperationalError as error:
+            if monotonic() - began < bound:
+                raise
+            self.pgconn.finish()
+            raise NoAnswer("The server does not answer.") from error
 
 
 def sqlalchemy_url(url: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 
 from domain.events import WorkspaceId
-from infra.postgres.connections import CONNECTING, unavailable
+from infra.postgres.connections import CONNECTING, BoundedThreadConnection, unavailable
 
 
 class PostgresKeys:
@@ -15,7 +15,7 @@ class PostgresKeys:
     def __init__(self, url: str) -> None:
         self._url = url
         self._lock = threading.Lock()
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: BoundedThreadConnection | None = None
 
     def close(self) -> None:
         with self._lock:
@@ -50,5 +50,5 @@ class PostgresKeys:
 
     def _once(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         if self._connection is None:
-            self._connection = psycopg.connect(self._url, **CONNECTING)
+            self._connection = BoundedThreadConnection.connect(self._url, **CONNECTING)
         return self._connection.execute(statement.encode(), values).fetchall()

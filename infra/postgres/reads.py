@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine, create_engine
 
 from domain.events import WorkspaceId
-from infra.postgres.connections import CONNECTING, sqlalchemy_url
+from infra.postgres.connections import CONNECTING, BoundedThreadConnection, sqlalchemy_url
 from infra.postgres.migrations import EVERY_WORKSPACE, WORKSPACE_SETTING
 
 P = ParamSpec("P")
@@ -28,7 +28,7 @@ def _engine(url: str, workspace: str, pool_size: int) -> Engine:
     connecting["options"] += f" -c {WORKSPACE_SETTING}={workspace}"
     return create_engine(
         sqlalchemy_url(url),
-        connect_args=connecting,
+        creator=partial(BoundedThreadConnection.connect, url, **connecting),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_WAIT_S,

@@ -132,6 +132,7 @@ def test_a_full_disk_refuses_commands_until_there_is_room_and_loses_nothing(disk
             _goes_on_reading(client, done[0])
             disk.free(server)
             until(lambda: _post(client).status_code == 201, "commands work again")
+            assert client.get("/health/ready").status_code == 200
             last = _registered(client)
             _is_projected(client, [*done, last])
         server.stop()
@@ -182,10 +183,13 @@ def _until_refused(client: httpx.Client) -> list[Json]:
 
 
 def _goes_on_reading(client: httpx.Client, known: Json) -> None:
+    assert client.get("/health").json()["components"]["event_store"] == "degraded"
     assert client.get("/health").status_code == 200
     assert client.get(f"/api/agents/{known['id']}").status_code == 200
     assert client.get("/api/events").status_code == 200
     assert _post(client).status_code == 503
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()["event_store"]) == (503, "degraded")
 
 
 def _is_projected(client: httpx.Client, answers: list[Json]) -> None:

@@ -1,19 +1,32 @@
 """Read models in PostgreSQL: the database itself shows a query one workspace only."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from commands.transact import StorageUnavailable
 from domain.events import WorkspaceId
+from infra.postgres import connections
+from infra.postgres.connections import CONNECTING
+from infra.postgres.keys import PostgresKeys
 from infra.postgres.migrations import migrate
 from infra.postgres.reads import PostgresReads, open_engine
 from projections.identity import workspaces
 from projections.projector import READ_MODELS
 from tests.contracts.stores import ACME, GLOBEX
+from tests.servers.proxy import Proxy
+
+PATIENCE_S = 0.3
+CONNECTING_LEAST_S = 2
+"""The driver takes any less for this."""
+
+WAIT_MAX_S = 60.0
 
 OWNER = "automatos_test_owner"
 
@@ -93,3 +106,37 @@ async def test_what_one_workspace_is_shown_cannot_be_written_for_another(
 
     with pytest.raises(ProgrammingError, match="row-level security"):
         await reads.ask_in(ACME, write)
+
+
+# A server that hangs: it takes what it is asked, and never answers.
+
+
+@pytest.fixture
+def network(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    monkeypatch.setattr(connections, "ANSWER_WAIT_S", PATIENCE_S)
+    monkeypatch.setitem(CONNECTING, "connect_timeout", CONNECTING_LEAST_S)
+    with Proxy(urlsplit(url).port or 0) as proxy:
+        yield proxy
+
+
+async def test_a_query_that_is_not_answered_ends_and_later_ones_are_served(
+    url: str, network: Proxy
+) -> None:
+    with closing(PostgresReads(network.url(url), pool_size=1)) as reads:
+        assert await reads.ask_in(ACME, names) == [ACME]
+        network.drop_answers()
+        async with asyncio.timeout(WAIT_MAX_S):
+            with pytest.raises(OperationalError):
+                await reads.ask_in(ACME, names)
+        network.restore()
+        assert await reads.ask_in(ACME, names) == [ACME]
+
+
+def test_a_key_that_is_not_answered_is_said_to_be_unavailable(url: str, network: Proxy) -> None:
+    with closing(PostgresKeys(network.url(url))) as keys:
+        assert keys.find(ACME, "subject") is None
+        network.drop_answers()
+        with pytest.raises(StorageUnavailable):
+            keys.find(ACME, "subject")
+        network.restore()
+        assert keys.find(ACME, "subject") is None
