@@ -10,6 +10,7 @@ from commands.transact import Issued, Outcome, Transaction, Transactions
 from domain import settings
 from domain.agents import ModelConfig
 from domain.effective import Installed, Told, default_model, told
+from domain.errors import Invalid
 from domain.events import StreamId, WorkspaceId
 from domain.setting_values import ValueType
 from domain.settings import (
@@ -145,6 +146,8 @@ class SettingCommands:
 
     async def change_many(self, values: Sequence[NewValue], issued: Issued) -> Outcome[CountAnswer]:
         """Change all of them, or none; tell how many were named."""
+        if len(values) > BULK_MAX:
+            raise Invalid(f"At most {BULK_MAX} settings are changed at once.", pointer="")
 
         def decision(state: WorkspaceSettings) -> Sequence[SettingsEvent]:
             numbers = [wanted.setting_id for wanted in values]

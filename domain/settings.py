@@ -335,7 +335,8 @@ def describe(
     if (told.description, told.is_required) == (known.description, known.is_required):
         return ()
     if setting in CATALOG:
-        raise Invalid("Only the value of a platform's setting changes.", pointer="")
+        field = "is_required" if told.description == known.description else "description"
+        raise Invalid("Only the value of a platform's setting changes.", pointer=f"/{field}")
     if told.is_required and known.default is None and not _is_set(state, setting):
         raise Invalid("A required setting needs a value.", pointer="/is_required")
     return (told,)

@@ -10,7 +10,6 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, UnsetType
 
 from commands.settings import (
-    BULK_MAX,
     Category,
     ChangeSetting,
     DefineSetting,
@@ -32,6 +31,9 @@ from read_api.errors import missing
 from read_api.view import EntityId, View
 
 CATEGORY_MAX = 50
+
+BODY_MAX = 3 * 1024 * 1024
+"""Bytes of a request: as many values at once as may be, of the greatest size, and some."""
 
 Scalar: TypeAlias = str | int | float | bool
 """The original has text; forms send numbers and truth values as they are."""
@@ -120,9 +122,6 @@ class BulkUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     value: Scalar | None
 
 
-BulkUpdates = Annotated[list[BulkUpdate], msgspec.Meta(min_length=1, max_length=BULK_MAX)]
-
-
 class SettingsDone(msgspec.Struct, frozen=True):
     message: str
 
@@ -130,6 +129,7 @@ class SettingsDone(msgspec.Struct, frozen=True):
 class SettingController(Controller):
     path = "/api/system-settings"
     tags = ("settings",)
+    request_max_body_size = BODY_MAX
 
     @get("/", summary="List the system settings", opt=may("settings:read"))
     async def list_settings(
@@ -225,7 +225,7 @@ class SettingController(Controller):
         opt=may("settings:manage"),
     )
     async def change_many(
-        self, data: JSONBody[BulkUpdates], request: ApiRequest
+        self, data: JSONBody[list[BulkUpdate]], request: ApiRequest
     ) -> Response[SettingsDone]:
         values = [NewValue(each.id, _text(each.value)) for each in data]
         issued = await request.issued()

@@ -3,7 +3,14 @@
 import pytest
 
 from commands.processes.model_calls import ModelTarget
-from commands.settings import ChangeSetting, DefineSetting, NewValue, SettingAnswer, settings_stream
+from commands.settings import (
+    BULK_MAX,
+    ChangeSetting,
+    DefineSetting,
+    NewValue,
+    SettingAnswer,
+    settings_stream,
+)
 from commands.transact import Outcome
 from domain.agents import ModelConfig
 from domain.effective import Installed
@@ -107,6 +114,9 @@ async def test_several_settings_are_changed_in_one_append_or_not_at_all(writing:
     assert refusal.value.pointer == "/2/value"
     with pytest.raises(NotFound):
         await writing.settings.change_many([*good, NewValue(17, "x")], writing.issued())
+    with pytest.raises(Invalid) as too_many:
+        await writing.settings.change_many([good[0]] * (BULK_MAX + 1), writing.issued())
+    assert too_many.value.pointer == ""
     assert await writing.recorded() == []
     outcome = await writing.settings.change_many(good, writing.issued())
     assert (outcome.answer.count, outcome.answer.version) == (3, 3)

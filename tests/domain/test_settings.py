@@ -182,7 +182,10 @@ def test_what_a_setting_means_may_be_told_anew() -> None:
         SettingDescribed(setting=COLOUR.name, description="Of buttons.", is_required=True)
     )
     given(SETTINGS).when(settings.describe, setting=MODEL, description="x").then_refused(
-        Invalid, pointer=""
+        Invalid, pointer="/description"
+    )
+    given(SETTINGS).when(settings.describe, setting=MODEL, is_required=False).then_refused(
+        Invalid, pointer="/is_required"
     )
     given(SETTINGS).when(settings.describe, setting=MODEL, is_required=True).then_nothing()
 
