@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
@@ -58,7 +59,8 @@ def _disk(path: Path) -> Disk:
 
 
 def _network() -> Network | None:
-    counted = psutil.net_io_counters()
+    # None where the host has no interfaces, which the stubs do not know.
+    counted: Any = psutil.net_io_counters()
     if counted is None:
         return None
     return Network(

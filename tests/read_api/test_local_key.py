@@ -53,7 +53,7 @@ async def test_a_header_chooses_no_other_workspace_for_it(served: Served, tenant
 
 @pytest.mark.parametrize("near", [KEY[:-1], KEY + "x", KEY.upper(), "x" * len(KEY), "ü" * 20])
 async def test_what_is_nearly_it_opens_nothing(served: Served, near: str) -> None:
-    headers = {"X-API-Key": near.encode("latin-1")}
+    headers = {b"X-API-Key": near.encode("latin-1")}
     answer = await served.client().get("/api/agents", headers=headers)
     assert_problem(answer, 401, "not_authenticated")
 

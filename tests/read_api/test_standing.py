@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -159,17 +160,16 @@ class Register:
     async def still(self, principal: Principal) -> Principal | None:
         assert principal is SOMEBODY
         answer: Any = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, asyncio.Event):
-            await answer.wait()
-        if isinstance(answer, Exception):
-            raise answer
-        return (
-            None
-            if answer is None
-            else Principal(
-                workspace_id=SOMEBODY.workspace_id, actor=SOMEBODY.actor, permissions=answer
-            )
-        )
+        match answer:
+            case None:
+                return None
+            case asyncio.Event():
+                await answer.wait()
+            case Exception():
+                raise answer
+            case _:
+                return msgspec.structs.replace(SOMEBODY, permissions=answer)
+        raise AssertionError(answer)
 
 
 MAY, MAY_NOT = frozenset({"events:read"}), frozenset({"agents:read"})
