@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from domain.catalog import AnyEvent
 from domain.events import Recorded, WorkspaceId
 from infra.event_store.codec import CannotDecode
-from infra.event_store.unreadable import Unreadable, concerns, readable, refuse_unreadable
+from infra.event_store.unreadable import Unreadable, concerns, refuse_unreadable
 from infra.failpoints import FailpointReached, failpoint
 from infra.read_store import told, will_pass
 from projections.projector import (
@@ -43,7 +43,6 @@ __all__ = [
     "ProjectorStopped",
     "Slice",
     "is_ours",
-    "readable",
     "tell_parked",
     "tries",
 ]

@@ -6,7 +6,6 @@ order once repetitions are dropped, with the true `prev`.
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ import psycopg
 import pytest
 
 from infra.cli.relay import EXIT_REFUSED, PROCESS, healthy
-from infra.failpoints import VARIABLE
 from infra.kafka.relay import lag
 from infra.kafka.topic import Topic, ensure_topic
 from infra.postgres.leases import Lease, Leases, open_pool
@@ -35,15 +33,6 @@ from tests.servers.fixtures import Private
 WAIT_MAX_S = 60.0
 APPEND_EVERY_S = 0.05
 AGAIN = "the relay begins again"
-ONCE = {"relay.after_lease", "topic.after_create"}
-"""Points that are passed when a relay begins; the others with every page."""
-
-
-def failpoints() -> Iterator[str]:
-    for file in sorted((ROOT / "infra" / "kafka").glob("*.py")):
-        for name in re.findall(r'failpoint\("([\w.]+)"\)', file.read_text("utf-8")):
-            if name.partition(".")[0] in ("relay", "topic"):
-                yield name
 
 
 class Process:
@@ -160,18 +149,6 @@ async def appending(url: str) -> AsyncIterator[None]:
             stopping.set()
             await writing
         await writer.write(5)
-
-
-@pytest.mark.parametrize("name", failpoints())
-async def test_a_relay_killed_between_any_two_steps_loses_nothing(
-    name: str, installation: Installation
-) -> None:
-    nth = 1 if name in ONCE else 2
-    async with appending(installation.url):
-        killed = installation.relay(**{VARIABLE: f"{name}:{nth}:kill"})
-        assert await killed.ended() == -signal.SIGKILL, killed.output
-        installation.relay()
-    assert await installation.check() >= 0
 
 
 async def test_a_relay_killed_at_any_moment_loses_nothing(installation: Installation) -> None:

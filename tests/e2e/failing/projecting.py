@@ -12,11 +12,12 @@ from infra.event_store.codec import Codec, Stored
 from infra.event_store.lane import Append
 from infra.event_store.postgres import PostgresLog
 from infra.event_store.sqlite import SqliteLog
+from infra.event_store.unreadable import readable
 from infra.kafka.records import partition_of
 from infra.parking import Parked, Place, bring_back, parked
 from infra.postgres import reads
 from infra.postgres.migrations import check_schema
-from infra.projecting import Applier, Slice, readable
+from infra.projecting import Applier, Slice
 from infra.read_store import open_engine
 from infra.vault import Vault
 from projections.agents import AgentsProjector
