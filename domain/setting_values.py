@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 import msgspec
 
@@ -55,6 +55,8 @@ def checked(value: str, value_type: ValueType, rules: Rules, pointer: str) -> st
             return _boolean(value.strip().lower(), pointer)
         case "json":
             return _json(value, pointer)
+        case _:
+            assert_never(value_type)
 
 
 def _text(value: str, rules: Rules, pointer: str) -> str:

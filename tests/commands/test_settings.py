@@ -68,6 +68,8 @@ async def test_a_setting_is_told_as_it_is_afterwards(writing: Writing) -> None:
         "system settings",
     )
     assert outcome.answer.version == 1
+    assert told in await writing.settings.told(ACME)
+    assert told not in await writing.settings.told(GLOBEX)
     assert await writing.settings.default_model(GLOBEX) == ModelConfig(
         provider="openai", model_id="gpt"
     )
