@@ -17,7 +17,8 @@ PLATFORM_WORKSPACE = WorkspaceId("00000000-0000-0000-0000-000000000000")
 
 T = TypeVar("T")
 Personal: TypeAlias = Annotated[T, msgspec.Meta(extra={"personal": True})]
-"""Marks an event field as personal data: the codec stores it sealed with its subject's key."""
+"""Marks an event field as personal data, or a secret: the codec stores it sealed with its subject's
+key."""
 
 JsonObject: TypeAlias = dict[str, object]
 """A JSON object whose shape is its author's business, kept and given back as it came."""
