@@ -1,6 +1,6 @@
 """Commands on runs: start one, stop one."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -37,6 +37,10 @@ class CancelAnswer(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
+async def _everybody() -> None:
+    return
+
+
 class RunCommands:
     """Runs commands on runs.
 
@@ -55,8 +59,19 @@ class RunCommands:
         self._next_id = next_id
         self._interrupt = interrupt
 
-    async def start(self, command: StartRun, issued: Issued) -> Outcome[RunAnswer]:
-        """Start a run of a published workflow; its steps are pinned as they are now."""
+    async def start(
+        self,
+        command: StartRun,
+        issued: Issued,
+        *,
+        admit: Callable[[], Awaitable[None]] = _everybody,
+    ) -> Outcome[RunAnswer]:
+        """Start a run of a published workflow; its steps are pinned as they are now.
+
+        Args:
+            admit: Raises where there is no place for another run; not asked when a request is
+                only answered again.
+        """
         given = msgspec.json.encode(command.input).decode()
         if len(given.encode()) > INPUT_BYTES_MAX:
             size = len(given.encode())
@@ -66,6 +81,7 @@ class RunCommands:
             workspace_id, workflow_id = issued.workspace_id, command.workflow_id
             loaded = await transaction.load(WORKFLOW, WORKFLOW.stream_id(workspace_id, workflow_id))
             known = workflows.runnable(loaded.state, workflow_id, command.input)
+            await admit()
             run_id = RunId(self._next_id())
             stream_id = RUN.stream_id(workspace_id, run_id)
             started = RunStarted(

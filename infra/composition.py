@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -25,7 +25,7 @@ from infra.api_keys import KeyRing, Projection, make_key, platform_alone
 from infra.clerk_tokens import clerk_tokens
 from infra.clock import utc_now
 from infra.directory import Directory
-from infra.edges import around
+from infra.edges import around, runs_per_workspace
 from infra.ending import end
 from infra.endpoint_statistics import EndpointTable
 from infra.event_store.sqlite import SqliteLog
@@ -268,14 +268,24 @@ def build_installation(
     )
 
 
-def build_process(writing: Writing, models: LanguageModels, *, sole: bool) -> RunProcess:
-    """Wire what keeps runs going; `sole` if no other process does."""
+def build_process(
+    writing: Writing,
+    models: LanguageModels,
+    *,
+    sole: bool,
+    now: Callable[[], datetime] = utc_now,
+) -> RunProcess:
+    """Wire what keeps runs going; `sole` if no other process does.
+
+    Args:
+        now: By which leases end.
+    """
     traces = traces_of(writing.settings)
     return RunProcess(
         writing.transactions,
         models if traces is None else traces.of_models(models),
         worker=Worker(new_uuid()),
-        now=utc_now,
+        now=now,
         new_uuid=new_uuid,
         sole=sole,
         installed=writing.system_settings.installed,
@@ -406,6 +416,7 @@ def wire_app(
             metrics=Exposition(settings.metrics, sources.written),
             streams_per_workspace=settings.streams_per_workspace,
             streams_per_key=settings.streams_per_key,
+            runs_per_workspace=runs_per_workspace(settings),
             surroundings=sight.surroundings,
         ),
         on_startup=[on_startup, beside.start],

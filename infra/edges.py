@@ -23,6 +23,8 @@ DEFAULT_RATES = {
 }
 """For all but a server of this machine alone, which nobody else reaches."""
 
+DEFAULT_RUNS_PER_WORKSPACE = 10
+
 PERIODS_S = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 NONE = "0"
 PRODUCTION = "production"
@@ -92,6 +94,12 @@ def rates_of(settings: Settings) -> dict[str, Rate | None]:
     """Give each limit that there is: as it is set, else as the profile has it."""
     defaults = dict.fromkeys(DEFAULT_RATES, NONE) if is_private(settings) else DEFAULT_RATES
     return {name: rate(getattr(settings, name) or default) for name, default in defaults.items()}
+
+
+def runs_per_workspace(settings: Settings) -> int | None:
+    """Give how many runs a workspace may have at once: as it is set, else as the profile has it."""
+    default = 0 if is_private(settings) else DEFAULT_RUNS_PER_WORKSPACE
+    return int(settings.runs_per_workspace or default) or None
 
 
 def rate(text: str) -> Rate | None:

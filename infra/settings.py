@@ -107,6 +107,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         workspace_id: The workspace of whoever belongs to it and names none.
         api_key: Opens the local workspace to this machine, without being made or recorded.
         streams_per_workspace, streams_per_key: Live streams at once in one process.
+        runs_per_workspace: Going on at once; `0` for any number, and empty for the profile's own,
+            which is that for whoever serves this machine only.
         environment: `production` tells browsers to come by HTTPS only.
         cors_allow_origins: Whose pages may ask, separated by commas.
         widget_origin_allowlist: The same for widgets; empty for everybody's.
@@ -168,6 +170,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
     streams_per_workspace: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
     streams_per_key: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
+    runs_per_workspace: Annotated[str, msgspec.Meta(pattern="^(|0|[1-9][0-9]{0,5})$")] = ""
     clerk_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#]+)$")] = ""
     clerk_issuer: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#?]+)$")] = ""
     clerk_audience: str = ""

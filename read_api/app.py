@@ -42,6 +42,7 @@ from read_api.limits import Limits, after_guard, before_guard
 from read_api.metrics import Exposition
 from read_api.metrics import routes as metrics_routes
 from read_api.problems import documented_problems, problems_page
+from read_api.quotas import RunPlaces
 from read_api.runs import ExecutionController
 from read_api.settings import SettingController
 from read_api.streams import Places
@@ -77,6 +78,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
         resources: And all else that is told of it.
         metrics: What Prometheus reads.
         streams_per_workspace, streams_per_key: Live ones, at once, in this process.
+        runs_per_workspace: At once; None for any number.
         surroundings: For readiness.
     """
 
@@ -88,6 +90,7 @@ class Edges(msgspec.Struct, frozen=True, kw_only=True):
     rules: Rules
     streams_per_workspace: int
     streams_per_key: int
+    runs_per_workspace: int | None
     statistics: EndpointStatistics
     machine: Callable[[], Machine]
     resources: Callable[[], Resources]
@@ -106,7 +109,15 @@ def create_app(
     places = Places(edges.streams_per_workspace, edges.streams_per_key)
     guarded = partial(guard, authenticator=edges.authenticator, tickets=edges.tickets)
     request_class = bound_to(
-        Shared(ports, commands, edges.closing, places, edges.tickets, edges.authenticator)
+        Shared(
+            ports,
+            commands,
+            edges.closing,
+            places,
+            edges.tickets,
+            edges.authenticator,
+            RunPlaces(edges.runs_per_workspace),
+        )
     )
     app = Litestar(
         route_handlers=[

@@ -18,6 +18,7 @@ from commands.workflows import WorkflowCommands
 from domain.identity import KeyId
 from read_api.auth import PERMISSION, Admitted, Authenticator, Principal, issued
 from read_api.bodies import StrictRequest
+from read_api.quotas import RunPlaces
 from read_api.standing import Standing
 from read_api.streams import Places
 from read_api.tickets import Tickets
@@ -61,6 +62,7 @@ class Shared(NamedTuple):
     places: Places
     tickets: Tickets
     authenticator: Authenticator
+    run_places: RunPlaces
 
 
 class ApiRequest(StrictRequest):
@@ -89,6 +91,10 @@ class ApiRequest(StrictRequest):
     def places(self) -> Places:
         """Of live streams."""
         return self.shared.places
+
+    @property
+    def run_places(self) -> RunPlaces:
+        return self.shared.run_places
 
     @property
     def tickets(self) -> Tickets:

@@ -120,6 +120,13 @@ class TooManyStreams(ApiError):
     code = "too_many_streams"
 
 
+class TooManyRuns(ApiError):
+    """As many runs are going on as a workspace may have at once."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_runs"
+
+
 class RateLimited(ApiError):
     """More requests than are allowed in this time."""
 

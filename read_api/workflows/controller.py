@@ -170,7 +170,8 @@ class WorkflowController(Controller):
         issued = await request.issued()
         given = {} if data is None else data.input_data
         command = StartRun(workflow_id=WorkflowId(workflow_id), input=given)
-        outcome = await run_commands.start(command, issued)
+        async with request.run_places.admitting(request.view) as admit:
+            outcome = await run_commands.start(command, issued, admit=admit)
         answer = outcome.answer
         started = StartedRun(
             id=answer.run_id,

@@ -39,6 +39,7 @@ NO_SLICE = {
         "health",
         "money",
         "problems",
+        "quotas",
         "raw",
         "reads",
         "standing",

@@ -37,7 +37,7 @@ def until(condition: Callable[[], object], what: str, *, timeout_s: float = WAIT
 
 UNLIMITED = {
     f"AUTOMATOS_RATE_LIMIT_{of}": "0" for of in ("PER_IP", "PER_PRINCIPAL", "WRITES", "BAD_KEYS")
-}
+} | {"AUTOMATOS_RUNS_PER_WORKSPACE": "0"}
 """What `automatos api` limits unless told otherwise; a test of limits sets its own."""
 
 
