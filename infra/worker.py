@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from infra.clock import utc_now
+from infra.clock import SharedClock
 from infra.composition import build_models, build_process, build_writing, traces_of
 from infra.event_store.store import EventStore
 from infra.postgres.heartbeats import Heartbeats, instance_name
@@ -40,11 +40,14 @@ async def work(settings: Settings, stop: asyncio.Event) -> None:
     writing = build_writing(settings)
     reads = PostgresReads(settings.database_url, pool_size=2)
     models = build_models(settings)
-    process = build_process(writing, models, sole=False)
-    runner = ProcessRunner(process, Polled(writing.store), reads, utc_now)
+    clock = SharedClock()
+    process = build_process(writing, models, sole=False, now=clock.now)
+    runner = ProcessRunner(process, Polled(writing.store), reads, clock.now)
     try:
         async with open_pool(settings.database_url, connections_max=1) as pool:
-            beside = [Heartbeats(pool).run(PROCESS, instance_name())]
+            heartbeats, name = Heartbeats(pool), instance_name()
+            clock.heard(await heartbeats.beat(PROCESS, name))
+            beside = [heartbeats.run(PROCESS, name, clock.heard)]
             if settings.redis_url:
                 wakes = RedisWakes(settings.redis_url, appended=writing.store.heard)
                 writing.store.tell = wakes.tell_appended

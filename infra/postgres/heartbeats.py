@@ -1,6 +1,8 @@
 """Signs of life of processes that nobody can ask: they serve no port."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime
 from socket import gethostname
 from typing import LiteralString
 
@@ -20,6 +22,7 @@ FORGOTTEN_AFTER = "1 day"
 _BEAT: LiteralString = """
 INSERT INTO heartbeats VALUES (%s, %s, clock_timestamp())
 ON CONFLICT (process, instance) DO UPDATE SET seen_at = clock_timestamp()
+RETURNING seen_at
 """
 _FORGET: LiteralString = (
     "DELETE FROM heartbeats WHERE process = %s AND seen_at < clock_timestamp() - %s::interval"
@@ -46,10 +49,15 @@ class Heartbeats:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def beat(self, process: str, instance: str) -> None:
+    async def beat(self, process: str, instance: str) -> datetime:
+        """Leave a beat; tell when that was by the database's clock."""
         async with self._pool.connection() as connection:
             failpoint("heartbeat.before_beat")
-            await connection.execute(_BEAT, (process, instance))
+            cursor = await connection.execute(_BEAT, (process, instance))
+            row = await cursor.fetchone()
+        assert row is not None
+        at: datetime = row[0]
+        return at
 
     async def seen(self, process: str) -> float | None:
         """Tell how many seconds ago the youngest beat was; None if there never was one."""
@@ -65,13 +73,18 @@ class Heartbeats:
             row = await cursor.fetchone()
         return None if row is None or row[0] is None else float(row[0])
 
-    async def run(self, process: str, instance: str) -> None:
+    async def run(
+        self, process: str, instance: str, heard: Callable[[datetime], object] = lambda _: None
+    ) -> None:
         """Beat for ever; cancel to stop. A database that is away only makes the process look dead,
         as it should.
+
+        Args:
+            heard: Told what the time is there, at each beat.
         """
         while True:
             try:
-                await self.beat(process, instance)
+                heard(await self.beat(process, instance))
                 await self._forget(process)
             except psycopg.Error as error:
                 log.warning("no heartbeat could be left", error=type(error).__name__)

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import LiteralString
 
 import psycopg
 import pytest
 
+from infra.clock import SharedClock
 from infra.kafka.checkpoints import Checkpoints, Passed
 from infra.kafka.topic import Topic
 from infra.postgres.heartbeats import Heartbeats
@@ -135,3 +137,15 @@ async def test_a_process_is_seen_as_long_ago_as_its_youngest_instance(pool: Pool
     await heartbeats.beat("relay", "two")
     assert (await heartbeats.seen("relay") or LONG_S) < LONG_S
     assert await heartbeats.seen("projector") is None
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+async def test_workers_tell_the_time_by_the_database_however_wrong_their_own_clocks_are(
+    pool: Pool, hours: int
+) -> None:
+    clock = SharedClock(lambda: datetime.now(UTC) + timedelta(hours=hours))
+    clock.heard(await Heartbeats(pool).beat("worker", "one"))
+    async with pool.connection() as connection:
+        row = await (await connection.execute("SELECT clock_timestamp()")).fetchone()
+    assert row is not None
+    assert abs(clock.now() - row[0]) < timedelta(seconds=LONG_S)
