@@ -49,7 +49,7 @@ KEY_LASTS_MAX = timedelta(days=365)
 KeyName = Annotated[str, msgspec.Meta(min_length=1, max_length=KEY_NAME_MAX)]
 WorkspaceName = Annotated[str, msgspec.Meta(min_length=1, max_length=WORKSPACE_NAME_MAX)]
 Email = Annotated[
-    str, msgspec.Meta(min_length=3, max_length=EMAIL_MAX, pattern="^[^@\\s]+@[^@\\s]+$")
+    str, msgspec.Meta(min_length=3, max_length=EMAIL_MAX, pattern=r"^[^@\s]+@[^@\s]+\Z")
 ]
 
 

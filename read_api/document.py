@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 NULL: Final = Schema(type=OpenAPIType.NULL)
 TEXT: Final = Schema(type=OpenAPIType.STRING)
 COMPONENTS: Final = "#/components/schemas/{name}"
-PYTHON_END: Final = r"\Z"
-"""The end of a text in a regular expression of Python's."""
+PORTABLE: Final = (
+    (r"\Z", r"$(?!\n)"),
+    (r"[^@\s]", r"[^@\s\x1c-\x1f\x85]"),
+    (r"\S", r"[^\s\x1c-\x1f\x85]"),
+)
+"""Python's spellings, and what means the same there and in ECMA-262: the end of a text, and
+space, to which Python counts five control characters more."""
 
 
 @dataclass
@@ -119,5 +124,7 @@ def _portable(node: Any) -> Any:  # noqa: ANN401 JSON
 
 def _expression(name: str, child: Any) -> Any:  # noqa: ANN401 JSON
     if name == "pattern" and isinstance(child, str):
-        return child.replace(PYTHON_END, "$")
+        for ours, theirs in PORTABLE:
+            child = child.replace(ours, theirs)
+        return child
     return _portable(child)

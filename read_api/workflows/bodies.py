@@ -19,8 +19,8 @@ from domain.workflows import (
 Text255 = Annotated[str, msgspec.Meta(max_length=255)]
 LongText = Annotated[str, msgspec.Meta(max_length=65_536)]
 Tags = Annotated[list[Text255], msgspec.Meta(max_length=100)]
-StepId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-InputName = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,64}$")]
+StepId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+InputName = Annotated[str, msgspec.Meta(pattern=r"^[\w-]{1,64}\Z")]
 Inputs = Annotated[list[InputName], msgspec.Meta(max_length=100)]
 Agents = Annotated[list[Text255], msgspec.Meta(max_length=STEPS_MAX)]
 
