@@ -61,6 +61,21 @@ class StorageUnavailable(CommandError):
     code = "storage_unavailable"
 
 
+class UnreadableEvent(Exception):
+    """An event of the log cannot be read, until the program or the log is mended.
+
+    Attributes:
+        stream_id, position: Where it is; empty and 0 where that is not known.
+    """
+
+    code: ClassVar[str] = "unreadable_event"
+
+    def __init__(self, message: str, stream_id: str = "", position: int = 0) -> None:
+        super().__init__(message)
+        self.stream_id = stream_id
+        self.position = position
+
+
 class DuplicateCommand(Exception):
     """A command with this id is recorded already; `EventStore.find_command` tells its outcome."""
 

@@ -22,6 +22,7 @@ from commands.transact import (
     KeyReused,
     StorageFull,
     StorageUnavailable,
+    UnreadableEvent,
 )
 from domain.errors import (
     AgentIsArchived,
@@ -216,6 +217,24 @@ def of_api(error: ApiError) -> ProblemDetailsException:
     return problem
 
 
+def of_unreadable(error: UnreadableEvent) -> ProblemDetailsException:
+    """Answer where an event cannot be read: no use to try again, and our fault, not the caller's.
+
+    The log has the reason, once in each process.
+    """
+    place = error.stream_id, error.position
+    if place not in _told and len(_told) < TOLD_MAX:
+        _told.add(place)
+        log.error(
+            "an event cannot be read",
+            stream_id=error.stream_id,
+            position=error.position,
+            error=str(error),
+        )
+    detail = f"Event {error.position} of the stream {error.stream_id} cannot be read."
+    return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, error.code, detail)
+
+
 def of_http(error: HTTPException) -> ProblemDetailsException:
     """Translate what the framework itself refuses: routes, methods, parameters, sizes."""
     if isinstance(error, ProblemDetailsException):
@@ -283,11 +302,17 @@ _CODES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
 }
 
+TOLD_MAX = 1_000
+"""Events that a process tells of in its log; a log with more of them has been told of enough."""
+
+_told: set[tuple[str, int]] = set()
+
 problem_details = ProblemDetailsPlugin(
     ProblemDetailsConfig(
         exception_to_problem_detail_map={
             DomainError: of_domain,
             CommandError: of_command,
+            UnreadableEvent: of_unreadable,
             ApiError: of_api,
             HTTPException: of_http,
         }

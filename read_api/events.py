@@ -12,12 +12,13 @@ from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter, JSONBody, QueryParameter
 
+from commands.transact import UnreadableEvent
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.errors import NotFound
 from domain.events import Recorded, StreamId, WorkspaceId
 from read_api.asked import ApiRequest
 from read_api.auth import RECORDS_NOTHING, Principal, may
-from read_api.errors import BadCursor, BadParameter
+from read_api.errors import BadCursor, BadParameter, of_unreadable
 from read_api.reads import EventLog
 from read_api.streams import EventStream
 from read_api.tickets import BY_TICKET, TicketBody, TicketWanted, ticket_for
@@ -37,6 +38,10 @@ HEARTBEAT_S = 15.0
 RETRY_MS = 3_000
 RETRY_SOON_MS = 2_000
 """Told to who is sent away because the server stops: another one is there."""
+
+UNREADABLE = b'id: %d\nevent: unreadable\ndata: {"position": %d}\n\n'
+"""Sent in the place of an event that cannot be read: a stream that broke off there would be
+opened again at the same place for ever."""
 
 POLL_S = 1.0
 """How soon an event is noticed that nothing told of."""
@@ -235,7 +240,13 @@ async def _read(
     """Read a page as frames, which are all that is kept of it while the client takes them; tell
     also the position passed and how many events there were.
     """
-    page = await event_log.read_workspace(principal.workspace_id, after=after, limit=limit)
+    try:
+        page = await event_log.read_workspace(principal.workspace_id, after=after, limit=limit)
+    except UnreadableEvent as error:
+        if limit > 1:
+            return await _read(event_log, principal, wanted, after, 1)
+        of_unreadable(error)
+        return UNREADABLE % (error.position, error.position), error.position, 1
     frames = b"".join(_frame(recorded) for recorded in page if wanted.wants(recorded))
     return frames, page[-1].global_position if page else after, len(page)
 

@@ -14,7 +14,7 @@ from litestar.routes import BaseRoute, HTTPRoute
 
 import commands.transact
 import domain.errors
-from commands.transact import CommandError
+from commands.transact import CommandError, UnreadableEvent
 from domain.errors import DomainError
 from read_api import errors
 from read_api.auth import (
@@ -33,6 +33,7 @@ from read_api.view import MIN_POSITION_HEADER, POSITION
 _OTHERS = {
     "no_such_route": "No route has this path.",
     "method_not_allowed": "The route does not take this method.",
+    UnreadableEvent.code: (UnreadableEvent.__doc__ or "").partition("\n")[0],
     "internal_error": "Our own mistake; the log has the reason under the request id.",
 }
 

@@ -5,6 +5,7 @@ from typing import Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
 
+from commands.transact import UnreadableEvent
 from domain.catalog import EVENT_TYPES, AnyEvent
 from domain.events import Event, JsonObject, Metadata, Recorded, StreamId, WorkspaceId
 from domain.upcasters import UPCASTERS, Upcasters, upcast
@@ -59,7 +60,7 @@ class _MetadataOnly(msgspec.Struct, frozen=True):
     metadata: Metadata
 
 
-class CannotDecode(Exception):
+class CannotDecode(UnreadableEvent):
     """A stored event that today's classes and upcasters cannot read."""
 
 
@@ -108,7 +109,7 @@ class Codec:
             aged = row.tag in self._aged
             body = self._upcast(row.body) if aged else _known(self._whole.decode(row.body))
         except _UNREADABLE as error:
-            raise _cannot_decode(row.tag, row.global_position, error) from error
+            raise _cannot_decode(row, error) from error
         return Recorded(
             event=body.event,
             event_id=body.event_id,
@@ -191,8 +192,9 @@ def _newest(types: Mapping[str, type[Event]], upcasters: Upcasters) -> dict[str,
     return newest
 
 
-def _cannot_decode(tag: str, position: int, error: Exception) -> CannotDecode:
-    return CannotDecode(f"{tag} at {position}: {error}")
+def _cannot_decode(row: Stored, error: Exception) -> CannotDecode:
+    message = f"{row.tag} at {row.global_position}: {error}"
+    return CannotDecode(message, row.stream_id, row.global_position)
 
 
 def personal_fields(kind: type[Event]) -> tuple[str, ...]:
