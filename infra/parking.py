@@ -23,7 +23,8 @@ from infra.failpoints import failpoint
 from infra.projecting import Applier, Place, is_ours, tell_parked, tries
 from infra.read_store import told
 from infra.vault import Vault
-from projections.projector import Projector, fold, moment, park, parked_slices, standings, unpark
+from projections.projector import Projector, fold, park, parked_slices, standings, unpark
+from projections.rows import moment
 
 __all__ = ["Parked", "Place", "Unparker", "bring_back", "leave_out_again", "parked"]
 

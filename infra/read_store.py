@@ -31,8 +31,6 @@ from domain.events import Recorded, WorkspaceId
 from infra.event_store.unreadable import concerns, refuse_unreadable
 from infra.failpoints import failpoint
 from projections.projector import (
-    READ_MODELS,
-    STATEMENTS_MAX,
     Projector,
     checkpoint,
     checkpoints,
@@ -41,6 +39,7 @@ from projections.projector import (
     park,
     parked_slices,
 )
+from projections.rows import READ_MODELS, STATEMENTS_MAX
 
 log = structlog.get_logger(__name__)
 

@@ -35,7 +35,8 @@ from domain.agents import (
 )
 from domain.catalog import AnyEvent
 from domain.events import Event, JsonObject, Recorded, WorkspaceId
-from projections.projector import READ_MODELS, Batch, Row, as_json, folded_tags, micros, moment
+from projections.projector import Batch
+from projections.rows import READ_MODELS, Row, as_json, folded_tags, micros, moment
 
 agents = Table(
     "agents",

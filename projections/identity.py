@@ -29,7 +29,8 @@ from domain.identity import (
     WorkspaceCreated,
     WorkspaceRenamed,
 )
-from projections.projector import READ_MODELS, Batch, Row, micros, moment
+from projections.projector import Batch
+from projections.rows import READ_MODELS, Row, micros, moment
 
 users = Table(
     "users",

@@ -20,7 +20,8 @@ from domain.settings import (
     SettingsEvent,
     WorkspaceSettings,
 )
-from projections.projector import READ_MODELS, Batch, Row, as_json, micros, moment
+from projections.projector import Batch
+from projections.rows import READ_MODELS, Row, as_json, micros, moment
 
 settings = Table(
     "settings",

@@ -10,7 +10,8 @@ from domain.catalog import AnyEvent
 from domain.events import Event, Recorded, WorkspaceId
 from domain.tokens import Cost, TokenCounts
 from domain.usage import ModelCallCompleted, ModelCallFailed, ModelCallInDoubt, ModelCallOutcome
-from projections.projector import READ_MODELS, Batch, Row, micros, moment
+from projections.projector import Batch
+from projections.rows import READ_MODELS, Row, micros, moment
 
 NO_WORKFLOW = 0
 """Stands in the key for calls that no workflow made."""

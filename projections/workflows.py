@@ -32,7 +32,8 @@ from domain.workflows import (
     WorkflowStepsChanged,
     WorkflowWithdrawn,
 )
-from projections.projector import READ_MODELS, Batch, Row, as_json, folded_tags, micros, moment
+from projections.projector import Batch
+from projections.rows import READ_MODELS, Row, as_json, folded_tags, micros, moment
 
 workflows = Table(
     "workflows",

@@ -28,7 +28,8 @@ from infra.postgres.connections import sqlalchemy_url
 from infra.postgres.migrations import migrate, secure
 from infra.read_store import digest, open_engine
 from infra.vault import Vault
-from projections.projector import READ_MODELS, Batch
+from projections.projector import Batch
+from projections.rows import READ_MODELS
 from tests.projections.tables import PROJECTORS
 from tests.strategies import START
 

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from infra.failpoints import failpoint
 from infra.postgres.connections import APP_ROLE, sqlalchemy_url
 from infra.read_store import make_read_models
-from projections.projector import READ_MODELS
+from projections.rows import READ_MODELS
 
 MIGRATION_LOCK = 727_002
 """Advisory lock of whoever migrates; 727001 is the log's own."""

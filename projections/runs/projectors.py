@@ -27,7 +27,8 @@ from domain.usage import (
     ModelCallOutcome,
     ModelCallRequested,
 )
-from projections.projector import Batch, Row, as_json, micros
+from projections.projector import Batch
+from projections.rows import Row, as_json, micros
 from projections.runs.tables import due_runs, run_steps, runs
 
 _NOTHING = as_json(None)

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from domain.events import Blob, StreamId, WorkspaceId
 from domain.runs import RunId, RunStatus
-from projections.projector import Row, micros, moment
+from projections.rows import Row, micros, moment
 from projections.runs.tables import due_runs, run_steps, runs
 
 StepStatus: TypeAlias = Literal[

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, Table, Text
 
-from projections.projector import READ_MODELS
+from projections.rows import READ_MODELS
 
 runs = Table(
     "runs",

@@ -17,7 +17,7 @@ OURS = {"domain", "commands", "projections", "read_api", "infra"}
 NO_SLICE = {
     "commands": {"names", "processes", "transact"},
     "commands/processes": {"model_calls"},
-    "projections": {"projector"},
+    "projections": {"projector", "rows"},
     "read_api": {
         "accepted",
         "addresses",

@@ -18,7 +18,7 @@ from infra.postgres.keys import PostgresKeys
 from infra.postgres.migrations import migrate
 from infra.postgres.reads import PostgresReads, open_engine
 from projections.identity import workspaces
-from projections.projector import READ_MODELS
+from projections.rows import READ_MODELS
 from tests.contracts.stores import ACME, GLOBEX
 from tests.servers.proxy import Proxy
 

@@ -22,7 +22,8 @@ from infra.read_store import (
     will_pass,
 )
 from projections.identity import IdentityProjector, workspaces
-from projections.projector import READ_MODELS, Projector
+from projections.projector import Projector
+from projections.rows import READ_MODELS
 from projections.runs import DueRunsProjector, due, due_runs
 from tests.infra.recording import WAIT_MAX_S, Folder, until
 

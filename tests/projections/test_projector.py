@@ -16,18 +16,15 @@ from infra.composition import PROJECTORS as COMPOSED
 from infra.read_store import LAST_LAP_MAX, rebuild
 from projections.agents import AgentsProjector, agents
 from projections.projector import (
-    READ_MODELS,
     Batch,
     Projector,
     checkpoint,
     checkpoints,
-    folded_tags,
-    micros,
-    moment,
     move_checkpoint,
     parked_slices,
     project,
 )
+from projections.rows import READ_MODELS, folded_tags, micros, moment
 from tests.projections.tables import PROJECTORS, database, digests, projected
 from tests.strategies import START, logs, moments, recorded
 
