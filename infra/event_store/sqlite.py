@@ -20,7 +20,7 @@ from domain.events import CommandId
 from infra.event_store.codec import Stored
 from infra.event_store.lane import Append, Lane, NewRow, Written, first_conflict
 from infra.failpoints import failpoint
-from projections.projector import STATEMENTS_MAX, statement_sizes
+from projections.rows import STATEMENTS_MAX, statement_sizes
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process that is writing."""
