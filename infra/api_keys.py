@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 from domain.events import PLATFORM_WORKSPACE, WorkspaceId
 from domain.identity import KeyId, of_scopes
 from infra.clock import utc_now
+from infra.lately import Lately
 from projections.identity import KeyRow, valid_keys
 from read_api.auth import Caller, Principal
 from read_api.reads import EventLog, Reads
@@ -97,6 +98,7 @@ class KeyRing:
     Args:
         used: Told of every key that is found valid, once for as long as it is remembered.
         operators: Gives the workspaces of those who operate the installation.
+        lately: What was taken away and is not in the read model yet.
         now: UTC.
     """
 
@@ -109,6 +111,7 @@ class KeyRing:
         *,
         used: Callable[[KeyRow], None] = lambda _: None,
         operators: Callable[[], Awaitable[frozenset[WorkspaceId]]] = platform_alone,
+        lately: Lately | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._reads = reads
@@ -117,6 +120,7 @@ class KeyRing:
         self._pepper = pepper
         self._used = used
         self._operators = operators
+        self._lately = lately
         self._operating: frozenset[WorkspaceId] = frozenset()
         self._now = now
         self._known: dict[KeyId, KeyRow] = {}
@@ -182,7 +186,12 @@ class KeyRing:
                     raise
 
     async def _load(self) -> None:
+        # Before the rows: what it has not to tell any more is then in them.
+        if self._lately is not None:
+            await self._lately.look()
         rows = await self._reads.ask(valid_keys)
+        if self._lately is not None:
+            rows = self._lately.keys_of(rows)
         self._operating = await self._operators()
         self._known = {row.key_id: row for row in rows}
         self._loaded_at = monotonic()

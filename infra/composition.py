@@ -37,6 +37,7 @@ from infra.follower import Follower
 from infra.ids import IntegerIds, new_uuid
 from infra.installed import installed
 from infra.key_uses import KeyUses
+from infra.lately import Lately
 from infra.llm.providers import LanguageModels, ModelSettings
 from infra.local_key import LocalKey
 from infra.machine import machine, resources
@@ -347,6 +348,7 @@ class Sight(NamedTuple):
 def _authenticator(writing: Writing, sight: Sight) -> Directory | LocalKey:
     settings = writing.settings
     tenants = settings.database_url or settings.clerk_issuer
+    lately = Lately(writing.store, lambda: sight.progress.position("identity"))
     keys = KeyRing(
         sight.reads,
         writing.store,
@@ -354,6 +356,7 @@ def _authenticator(writing: Writing, sight: Sight) -> Directory | LocalKey:
         writing.vault.pepper(),
         used=KeyUses(writing.note_key_use).used,
         operators=platform_alone if tenants else platform_and_local(writing.store),
+        lately=lately,
     )
     directory = Directory(
         keys,
@@ -361,6 +364,7 @@ def _authenticator(writing: Writing, sight: Sight) -> Directory | LocalKey:
         sight.reads,
         writing.provision,
         preferred=WorkspaceId(settings.workspace_id) or None,
+        lately=lately,
     )
     if settings.api_key and is_private(settings):
         return LocalKey(settings.api_key, writing.local_workspace, directory)

@@ -16,6 +16,7 @@ from infra.api_keys import KEY_PREFIX
 from infra.clerk_tokens import LEEWAY_S, ClerkTokens, VerifiedToken
 from infra.clock import utc_now
 from infra.jws import InvalidToken
+from infra.lately import Lately
 from projections.identity import memberships
 from read_api.auth import Authenticator, Caller, Principal
 from read_api.reads import Reads
@@ -43,10 +44,11 @@ class Directory:
         tokens: For session tokens; None where nobody logs in.
         provision: Registers who logs in for the first time.
         preferred: The workspace of whoever belongs to it and names none.
+        lately: What was taken away and is not in the read model yet.
         clock: Seconds, monotonic.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 ports, and what tests set
         self,
         keys: Authenticator,
         tokens: ClerkTokens | None,
@@ -54,6 +56,7 @@ class Directory:
         provision: Callable[[Login], Awaitable[ProvisionedAnswer]],
         *,
         preferred: WorkspaceId | None = None,
+        lately: Lately | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._keys = keys
@@ -61,6 +64,7 @@ class Directory:
         self._reads = reads
         self._provision = provision
         self._preferred = preferred
+        self._lately = lately
         self._clock = clock
         self._known: OrderedDict[UserId, _Known] = OrderedDict()
         self._finding: dict[tuple[UserId, bool], asyncio.Task[_Known]] = {}
@@ -129,10 +133,15 @@ class Directory:
         return await asyncio.shield(finding)
 
     async def _look(self, user_id: UserId, token: VerifiedToken | None) -> _Known:
+        if self._lately is not None:
+            await self._lately.look()
         found = await self._reads.ask(memberships, user_id)
         if found:
             roles: dict[WorkspaceId, Role] = {row.workspace_id: row.role for row in found}
-            known = _Known(self._clock() + REMEMBERED_S, roles, found[0].workspace_id)
+            if self._lately is not None:
+                roles = self._lately.roles_of(user_id, roles)
+            home = next(iter(roles), found[0].workspace_id)
+            known = _Known(self._clock() + REMEMBERED_S, roles, home)
         elif token is None:
             return _NOWHERE
         else:
