@@ -22,7 +22,7 @@ from infra.failpoints import failpoint
 from infra.installed import installed
 from infra.lock import FolderIsInUse, FolderLock
 from infra.read_store import open_engine, positions
-from infra.settings import PREFIX, UNPREFIXED, Settings
+from infra.settings import LOCAL_KEY_NAMES, PREFIX, UNPREFIXED, Settings
 
 
 class Damaged(Exception):
@@ -62,6 +62,8 @@ def _table(found: Settings) -> Table:
 
 def _source(name: str) -> str:
     upper = name.upper()
+    if name == "api_key" and os.environ.get(LOCAL_KEY_NAMES[0]):
+        return LOCAL_KEY_NAMES[0]
     if PREFIX + upper in os.environ:
         return PREFIX + upper
     return upper if upper in UNPREFIXED and os.environ.get(upper) else "default"
