@@ -86,9 +86,12 @@ class Lately:
 
     def roles_of(self, user_id: UserId, roles: dict[WorkspaceId, Role]) -> dict[WorkspaceId, Role]:
         """Tell what is left of a user's roles. Nobody is given one here."""
-        lately = self._roles.get(user_id, {})
-        now = {workspace_id: lately.get(workspace_id, role) for workspace_id, role in roles.items()}
-        return {workspace_id: role for workspace_id, role in now.items() if role is not None}
+        lately, left = self._roles.get(user_id, {}), dict[WorkspaceId, Role]()
+        for workspace_id, role in roles.items():
+            now = lately.get(workspace_id, role)
+            if now is not None:
+                left[workspace_id] = now
+        return left
 
     async def _look(self) -> None:
         position, head = self._position(), await self._log.head()
