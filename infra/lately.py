@@ -32,7 +32,7 @@ LOOK_EVERY_S = 1.0
 
 
 PAGE = 1_000
-PAGES_MAX = 20
+PAGES_MAX = 10
 """Read at one look; the next one goes on there."""
 
 log = structlog.get_logger(__name__)
