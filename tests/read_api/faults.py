@@ -147,6 +147,7 @@ WORKFLOW_FAULTS = [
     step_fault("no agent", "0/agent_id", {"agent_id": None}),
     step_fault("an agent's name for its id", "1/agent_id", {}, {"agent_id": "Ada"}),
     step_fault("a step id with a blank", "0/step_id", {"step_id": "a b"}),
+    step_fault("a line break after a step id", "0/step_id", {"step_id": "a\n"}),
     step_fault("an unknown error handling", "0/error_handling", {"error_handling": "pray"}),
     step_fault("too many retries", "0/max_retries", {"max_retries": 11}),
     step_fault("fewer than no retries", "0/max_retries", {"max_retries": -1}),

@@ -234,6 +234,7 @@ async def test_a_command_that_breaks_a_rule_is_refused_at_its_place(
         ("/api/events?limit=1001", "/query/limit"),
         ("/api/events?since=yesterday", "/query/since"),
         ("/api/events?since=2026-01-01T00:00:00", "/query/since"),
+        ("/api/events?until=0.5", "/query/until"),
         ("/api/events?until=2026-01-01T00:00:00", "/query/until"),
         ("/api/events?type=no_such_event", "/query/type"),
     ],

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from tests.read_api.conftest import Served, Tenant
+from tests.read_api.conftest import Served, Tenant, assert_problem
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -109,3 +109,15 @@ async def test_late_read_models_are_told_to_be_stale_and_commands_go_on(alone: S
         health = await tenant.http.get("/health")
         assert health.status_code == 200
         assert max(health.json()["read_models"].values()) > 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/agents", "/api/agents/types", "/api/users/me", "/api/events"]
+)
+async def test_min_position_is_a_position_even_where_nothing_waits(
+    tenant: Tenant, path: str
+) -> None:
+    for wrong in ("ten", "-1", "1" * 19):
+        answer = await tenant.http.get(path, headers={"Min-Position": wrong})
+        body = assert_problem(answer, 400, "bad_header")
+        assert body["errors"][0]["pointer"] == "/header/Min-Position"
