@@ -47,6 +47,7 @@ class EventLog(Protocol):
     def is_full(self) -> bool:
         """Whether there was lately no room for an append, and none has been made since."""
         ...
+
     async def changed(self, timeout_s: float) -> None:
         """Wait until something may have been appended; a hint only."""
         ...
