@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 import msgspec
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Select, Table, Text, select
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Select, Table, Text, case, select
 
 from domain.catalog import AnyEvent
 from domain.events import Event, Recorded, WorkspaceId
@@ -312,13 +312,19 @@ def _keys(connection: Connection, query: Select[Any]) -> list[KeyRow]:
 
 
 def memberships(connection: Connection, user_id: UserId) -> list[MembershipRow]:
-    """Select what a user belongs to: personal workspaces first, then the newest ones."""
+    """Select what a user belongs to: his own personal workspace first, then others' of which he has
+    become a member since, then the newest ones.
+
+    He was a member of his own before anybody could invite him, so no invitation comes before it:
+    who names no workspace is in the first of these.
+    """
     found = connection.execute(
         select(workspaces, members.c.role)
         .join(members, members.c.workspace_id == workspaces.c.workspace_id)
         .where(members.c.user_id == user_id)
         .order_by(
             workspaces.c.personal.desc(),
+            case((workspaces.c.personal, members.c.joined_at)),
             workspaces.c.created_at.desc(),
             workspaces.c.workspace_id,
         )
