@@ -360,7 +360,9 @@ class InvitationController(Controller):
     ) -> Response[ChangedMember]:
         user_id = _user(request.principal)
         workspace_id, invitation_id, secret = _parts(data.token)
-        issued = _within(await request.issued(), workspace_id)
+        # Who is no member yet knows no version, and is told none: not even that there is one.
+        issued = msgspec.structs.replace(await request.issued(), if_version=None)
+        issued = _within(issued, workspace_id)
         outcome = await request.commands.identity.accept_invitation(
             invitation_id, _hashed(secret), user_id, issued
         )

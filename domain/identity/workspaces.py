@@ -286,10 +286,13 @@ def accept_invitation(
     """Become a member; a member stays what he is.
 
     Raises:
-        NotFound: There is no such invitation, or the secret is not its own.
+        NotFound: There is no such invitation, or the secret is not its own. Nor does it tell
+            whether there is such a workspace: whoever asks belongs to none yet.
         InvitationIsOver: It came too late.
     """
-    known = existing(state)
+    if isinstance(state, NoWorkspace):
+        raise NotFound("Invitation", invitation_id)
+    known = state
     if known.over.get(invitation_id) == user_id:
         return ()
     invitation = known.invitations.get(invitation_id)

@@ -144,7 +144,11 @@ async def test_a_workspace_is_made_chosen_and_renamed(served: Served) -> None:
         "/api/workspaces/current", json={"name": "Acme Ltd"}, headers=in_acme
     )
     assert (await body(renamed))["name"] == "Acme Ltd"
-    names = {each["name"] for each in await body(await client.get("/api/workspaces"))}
+    # The list is asked in another workspace, which does not wait for what was written in this one.
+    after = {"Min-Position": renamed.headers["X-Event-Position"]}
+    names = {
+        each["name"] for each in await body(await client.get("/api/workspaces", headers=after))
+    }
     assert "Acme Ltd" in names
     await client.post("/api/agents", json={"name": "In Acme"}, headers=in_acme)
     own = await body(await client.get("/api/agents"))
