@@ -147,7 +147,7 @@ async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted
     Raises:
         ForeignWorkspace: The request names a workspace that is not the caller's.
     """
-    given = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
+    given = _given(scope)
     credential = _credential(given)
     if not credential:
         return None
@@ -156,22 +156,36 @@ async def _authenticated(scope: Scope, authenticator: Authenticator) -> Admitted
         return None
     named = _named(given, scope["query_string"])
     if any(name not in caller.principals for name in named):
-        raise ForeignWorkspace("The credentials do not open the workspace that was named.")
+        raise ForeignWorkspace(FOREIGN)
     return Admitted(caller.principals[named[0] if named else caller.home], given)
 
 
 async def _ticketed(
     scope: Scope, authenticator: Authenticator, tickets: Tickets
 ) -> Admitted | None:
-    """Tell who asks, unless the credentials that the ticket was given for have ended since."""
+    """Tell who asks, unless the credentials that the ticket was given for have ended since.
+
+    Raises:
+        ForeignWorkspace: The request names another workspace than the ticket was given for.
+    """
     principal = await holder(tickets, scope["path"], scope["query_string"])
     now = None if principal is None else await authenticator.still(principal)
-    return None if now is None else Admitted(now, {})
+    if now is None:
+        return None
+    if any(name != now.workspace_id for name in _named(_given(scope), scope["query_string"])):
+        raise ForeignWorkspace(FOREIGN)
+    return Admitted(now, {})
+
+
+def _given(scope: Scope) -> dict[bytes, str]:
+    return {name: value.decode("latin-1") for name, value in scope["headers"] if name in _READ}
 
 
 CREDENTIALS_WANTED = (
     "Send a session token as Authorization: Bearer, or an API key so or as X-API-Key."
 )
+
+FOREIGN = "The credentials do not open the workspace that was named."
 
 _READ = frozenset(
     {
