@@ -14,7 +14,6 @@ from tests.e2e.installation import Server, asking, made, run_ended, run_started,
 from tests.e2e.installation import serving as served_in
 from tests.llm_server import Behaviour, LlmServer
 
-
 PUBLIC = "A name for everybody"
 
 
