@@ -65,20 +65,20 @@ async def agent(office: Office) -> Name:
     return int(made["id"])
 
 
-async def workflow(office: Office) -> Name:
-    """Publish one that has run, or is running."""
+async def started(office: Office) -> tuple[int, str]:
+    """Publish a workflow and run it; name both."""
     steps = [{"agent_id": await agent(office), "prompt_template": "Say it."}]
     made = await office.made("/api/workflows", {"name": word(), "steps": steps, "is_active": True})
-    await office.made(f"/api/workflows/{made['id']}/execute", {}, 202)
-    return int(made["id"])
+    run = await office.made(f"/api/workflows/{made['id']}/execute", {}, 202)
+    return int(made["id"]), str(run["execution_id"])
+
+
+async def workflow(office: Office) -> Name:
+    return (await started(office))[0]
 
 
 async def execution(office: Office) -> Name:
-    asked = await office.owner.get(
-        f"/api/workflows/executions?workflow_id={await workflow(office)}"
-    )
-    (found,) = (await body(asked))["items"]
-    return str(found["execution_id"])
+    return (await started(office))[1]
 
 
 async def member(office: Office) -> Name:
