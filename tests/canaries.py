@@ -37,6 +37,7 @@ class Bird:
 
     Attributes:
         seen: How many answers held its own canary.
+        dropped: How many requests found their connection closed.
         leaks: Answers that held another's, by what was asked.
         ids: What others know it by: of agents, workflows and executions.
     """
@@ -45,7 +46,7 @@ class Bird:
         self._random = Random(seed)
         self.canary = f"canary-{self._random.getrandbits(48):012x}"
         self.http = http
-        self.asked = self.seen = 0
+        self.asked = self.seen = self.dropped = 0
         self.leaks: list[str] = []
         self.ids: dict[str, list[int]] = {"agents": [], "workflows": [], "workflows/executions": []}
 
@@ -107,7 +108,12 @@ class Bird:
             self.leaks.append(f"GET {path}: another's is found")
 
     async def _ask(self, method: str, path: str, **sent: Any) -> httpx.Response:
-        answer = await self.http.request(method, path, **sent)
+        try:
+            answer = await self.http.request(method, path, **sent)
+        except httpx.ReadError:
+            # The server has closed an idle connection in the moment that it was used again.
+            self.dropped += 1
+            answer = await self.http.request(method, path, **sent)
         self.asked += 1
         self._note(f"{method} {path}", answer.text + repr(answer.headers.raw))
         assert answer.status_code < 500, answer.text

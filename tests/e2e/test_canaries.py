@@ -49,6 +49,7 @@ async def checked(birds: list[Bird], requests: int, report: Any, where: str) -> 
         " canary, 0 with another's",
     )
     assert asked >= TENANTS * requests
+    assert sum(bird.dropped for bird in birds) < asked / 1_000 + 1
     assert all(bird.seen > requests // 10 for bird in birds)
     assert [leak for bird in birds for leak in bird.leaks] == []
 
