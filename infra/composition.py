@@ -46,7 +46,7 @@ from infra.prices import PriceBook
 from infra.process_runner import ProcessRunner
 from infra.read_store import Reads, open_engine
 from infra.settings import Settings
-from infra.tickets import tickets_in
+from infra.tickets import LocalTickets, RedisTickets
 from infra.vault import Vault
 from projections.agents import AgentsProjector
 from projections.identity import IdentityProjector, valid_keys
@@ -67,6 +67,7 @@ from read_api.reads import Reads as AnyReads
 from read_api.view import Ports
 
 if TYPE_CHECKING:
+    from infra.postgres.tickets import DatabaseTickets
     from infra.tracing import Traces
 
 PROJECTORS: tuple[Projector, ...] = (
@@ -345,6 +346,18 @@ class Sight(NamedTuple):
     totals: Totals
 
 
+def _tickets(settings: Settings, secret: bytes) -> "LocalTickets | RedisTickets | DatabaseTickets":
+    """Choose where tickets lie: with a database there may be several processes."""
+    if settings.redis_url:
+        return RedisTickets(settings.redis_url, secret)
+    if not settings.database_url:
+        return LocalTickets()
+    # Imported here: the embedded profile starts without it.
+    from infra.postgres.tickets import DatabaseTickets  # noqa: PLC0415
+
+    return DatabaseTickets(settings.database_url, secret)
+
+
 def _authenticator(writing: Writing, sight: Sight) -> Directory | LocalKey:
     settings = writing.settings
     tenants = settings.database_url or settings.clerk_issuer
@@ -392,7 +405,7 @@ def wire_app(
         defaults=Defaults(writing.system_settings.default_model),
     )
     authenticator = _authenticator(writing, sight)
-    tickets = tickets_in(settings.redis_url, writing.vault.pepper())
+    tickets = _tickets(settings, writing.vault.pepper())
     names = [projector.name for projector in PROJECTORS]
     statistics = EndpointStatistics(sight.totals, utc_now)
     beside = around(settings, statistics)

@@ -1,6 +1,6 @@
-"""Where one-time tickets lie: in this process, or in Redis for all processes.
+"""Where one-time tickets lie: in this process, or in PostgreSQL or Redis for all processes.
 
-Neither place knows a ticket itself, only its hash.
+No place knows a ticket itself, only its hash.
 """
 
 import hmac
@@ -56,11 +56,11 @@ class LocalTickets:
     async def issue(self, principal: Principal, path: str) -> str:
         self._make_room()
         ticket = secrets.token_urlsafe(TICKET_BYTES)
-        self._kept[_hash(ticket)] = (self._clock() + TICKET_LIFE_S, Kept(principal, path))
+        self._kept[hash_ticket(ticket)] = (self._clock() + TICKET_LIFE_S, Kept(principal, path))
         return ticket
 
     async def redeem(self, ticket: str, path: str) -> Principal | None:
-        until, kept = self._kept.pop(_hash(ticket), (float("-inf"), None))
+        until, kept = self._kept.pop(hash_ticket(ticket), (float("-inf"), None))
         if kept is None or kept.path != path or until <= self._clock():
             return None
         return kept.principal
@@ -78,6 +78,31 @@ class LocalTickets:
             del self._kept[oldest]
 
 
+class Seals:
+    """What lies outside this process is sealed: who can write there still makes no ticket, and who
+    can read there learns of nobody.
+
+    Args:
+        secret: The installation's own; a key is derived from it.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._sealing = AESGCM(hmac.digest(secret, b"automatos stream tickets", "sha256"))
+
+    def seal(self, digest: bytes, kept: Kept) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._sealing.encrypt(nonce, _encoder.encode(kept), digest)
+
+    def open(self, digest: bytes, sealed: bytes) -> Kept | None:
+        """Open what was found at a ticket's place; None for what we did not put there."""
+        try:
+            text = self._sealing.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], digest)
+            return _decoder.decode(text)
+        except (InvalidTag, ValueError):
+            log.warning("a ticket that was kept is not one of ours")
+            return None
+
+
 class Client(Protocol):
     """The part of `redis.asyncio.Redis` that is used here."""
 
@@ -88,9 +113,6 @@ class Client(Protocol):
 
 class RedisTickets:
     """For any number of processes. Redis gives each ticket away once (GETDEL, of Redis 6.2).
-
-    What lies in Redis is sealed: who can write there still makes no ticket, and
-    who can read there learns of nobody.
 
     Args:
         secret: The installation's own; a key is derived from it.
@@ -110,17 +132,17 @@ class RedisTickets:
             retry=Retry(NoBackoff(), RETRIES),
         )
         self._client = cast("Client", made)
-        self._sealing = AESGCM(hmac.digest(secret, b"automatos stream tickets", "sha256"))
+        self._seals = Seals(secret)
 
     async def issue(self, principal: Principal, path: str) -> str:
         from redis.exceptions import RedisError  # noqa: PLC0415
 
         ticket = secrets.token_urlsafe(TICKET_BYTES)
-        sealed = self._seal(_hash(ticket), Kept(principal, path))
+        sealed = self._seals.seal(hash_ticket(ticket), Kept(principal, path))
         try:
             await self._client.set(_name(ticket), sealed, ex=TICKET_LIFE_S)
         except (RedisError, OSError, TimeoutError) as error:
-            raise _unavailable(error) from None
+            raise cannot_keep(error) from None
         return ticket
 
     async def redeem(self, ticket: str, path: str) -> Principal | None:
@@ -129,46 +151,28 @@ class RedisTickets:
         try:
             sealed = await self._client.getdel(_name(ticket))
         except (RedisError, OSError, TimeoutError) as error:
-            raise _unavailable(error) from None
-        kept = None if sealed is None else self._open(_hash(ticket), sealed)
+            raise cannot_keep(error) from None
+        kept = None if sealed is None else self._seals.open(hash_ticket(ticket), sealed)
         return None if kept is None or kept.path != path else kept.principal
 
     async def aclose(self) -> None:
         await self._client.aclose()
-
-    def _seal(self, digest: bytes, kept: Kept) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._sealing.encrypt(nonce, _encoder.encode(kept), digest)
-
-    def _open(self, digest: bytes, sealed: bytes) -> Kept | None:
-        """Open what was found at a ticket's place; None for what we did not put there."""
-        try:
-            text = self._sealing.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], digest)
-            return _decoder.decode(text)
-        except (InvalidTag, ValueError):
-            log.warning("a ticket in Redis is not one of ours")
-            return None
-
-
-def tickets_in(redis_url: str, secret: bytes) -> LocalTickets | RedisTickets:
-    """Choose the place: without Redis a ticket opens a stream of this process only."""
-    return RedisTickets(redis_url, secret) if redis_url else LocalTickets()
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Kept)
 
 
-def _hash(ticket: str) -> bytes:
+def hash_ticket(ticket: str) -> bytes:
     """128 random bits need no slow hash."""
     return sha256(ticket.encode()).digest()
 
 
 def _name(ticket: str) -> str:
-    return PREFIX + _hash(ticket).hex()
+    return PREFIX + hash_ticket(ticket).hex()
 
 
-def _unavailable(error: Exception) -> StorageUnavailable:
+def cannot_keep(error: Exception) -> StorageUnavailable:
     # Not its text, which may hold the URL, and that a password.
-    log.warning("tickets cannot be kept: Redis does not answer", error=type(error).__name__)
+    log.warning("tickets cannot be kept", error=type(error).__name__)
     return StorageUnavailable("Tickets cannot be kept just now.")

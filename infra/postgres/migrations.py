@@ -155,7 +155,16 @@ BEGIN
 END $$;
 """
 
-MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES, _STATISTICS, _GAPS_BY_INDEX)
+# Not logged: a ticket lives half a minute, and whoever loses it takes another.
+_TICKETS = """
+CREATE UNLOGGED TABLE tickets (
+    digest bytea PRIMARY KEY,
+    sealed bytea NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_LOG, _KEYS, _PROCESSES, _STATISTICS, _GAPS_BY_INDEX, _TICKETS)
 """In order; a migration that was released is never changed."""
 
 _RIGHTS = f"""
@@ -163,7 +172,7 @@ GRANT USAGE ON SCHEMA public TO {APP_ROLE};
 GRANT SELECT, INSERT ON stored_events, blobs, keys TO {APP_ROLE};
 GRANT SELECT ON events, notifications, migrations TO {APP_ROLE};
 GRANT SELECT, INSERT, UPDATE ON notification_tracking, endpoint_calls TO {APP_ROLE};
-GRANT SELECT, INSERT, DELETE ON commands TO {APP_ROLE};
+GRANT SELECT, INSERT, DELETE ON commands, tickets TO {APP_ROLE};
 GRANT SELECT, INSERT, UPDATE, DELETE
 ON leases, topics, relay_checkpoints, heartbeats TO {APP_ROLE};
 """

@@ -66,6 +66,7 @@ ALLOWED = {
     "infra/failpoints.py _reach": "it is what a failpoint does",
     "infra/postgres/keys.py PostgresKeys._once": "it writes a key, between two points of the vault",
     "infra/postgres/reads.py _asked": READS,
+    "infra/postgres/tickets.py DatabaseTickets._execute": "who loses a ticket takes another",
 }
 """Functions that need none, each with the reason."""
 

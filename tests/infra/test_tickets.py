@@ -6,11 +6,14 @@ from typing import NamedTuple, TypeAlias
 from urllib.parse import quote
 
 import msgspec
+import psycopg
 import pytest
 from redis import Redis
 
 from commands.transact import StorageUnavailable
-from infra.tickets import KEPT_MAX, PREFIX, LocalTickets, RedisTickets, tickets_in
+from infra.postgres.migrations import migrate
+from infra.postgres.tickets import DatabaseTickets
+from infra.tickets import KEPT_MAX, PREFIX, LocalTickets, RedisTickets
 from read_api.auth import Principal
 from read_api.tickets import (
     STREAM_PATH,
@@ -72,12 +75,18 @@ class Place(NamedTuple):
 Places: TypeAlias = AsyncIterator[Place]
 
 
-@pytest.fixture(params=["local", "redis"])
+@pytest.fixture(params=["local", "redis", "postgres"])
 async def place(request: pytest.FixtureRequest) -> Places:
     if request.param == "local":
         clock = Clock()
         local = LocalTickets(clock=clock)
         yield Place(local, local, lambda seconds: setattr(clock, "now", clock.now + seconds))
+        return
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        migrate(url)
+        database = DatabaseTickets(url, SECRET)
+        yield Place(database, DatabaseTickets(url, SECRET), lambda seconds: older(url, seconds))
         return
     url = request.getfixturevalue("redis_url")
     here, there = RedisTickets(url, SECRET), RedisTickets(url, SECRET)
@@ -85,6 +94,12 @@ async def place(request: pytest.FixtureRequest) -> Places:
         yield Place(here, there, lambda seconds: age(admin, seconds))
     await here.aclose()
     await there.aclose()
+
+
+def older(url: str, seconds: int) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        left = "UPDATE tickets SET expires_at = expires_at - %s * interval '1 second'"
+        connection.execute(left, (seconds,))
 
 
 def age(admin: Redis, seconds: int) -> None:
@@ -223,12 +238,23 @@ async def test_redis_that_hangs_is_not_waited_for(private_redis: Private) -> Non
     await tickets.aclose()
 
 
-async def test_without_redis_tickets_lie_in_the_process(redis_url: str) -> None:
-    assert isinstance(tickets_in("", SECRET), LocalTickets)
-    in_redis = tickets_in(redis_url, SECRET)
-    assert await in_redis.redeem(await in_redis.issue(ADA, STREAM_PATH), STREAM_PATH) == ADA
-    assert isinstance(in_redis, RedisTickets)
-    await in_redis.aclose()
+async def test_a_database_that_is_away_is_said(postgres_url: str) -> None:
+    tickets = DatabaseTickets(postgres_url.replace("@", "@nobody."), SECRET)
+    with pytest.raises(StorageUnavailable):
+        await tickets.issue(ADA, STREAM_PATH)
+
+
+async def test_used_and_expired_tickets_leave_nothing_in_the_database(postgres_url: str) -> None:
+    migrate(postgres_url)
+    tickets = DatabaseTickets(postgres_url, SECRET)
+    await tickets.redeem(await tickets.issue(ADA, STREAM_PATH), STREAM_PATH)
+    await tickets.issue(ADA, STREAM_PATH)
+    older(postgres_url, TICKET_LIFE_S)
+    await tickets.issue(BOB, STREAM_PATH)
+    with psycopg.connect(postgres_url) as connection:
+        rows = connection.execute("SELECT digest, sealed FROM tickets").fetchall()
+    assert len(rows) == 1
+    assert b"bob" not in rows[0][1]
 
 
 # What the guard and the route call.
