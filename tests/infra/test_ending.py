@@ -1,8 +1,10 @@
 """The end of tasks that go on for ever."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from infra import ending
 from infra.ending import end
@@ -61,3 +63,23 @@ async def test_the_fault_of_a_task_is_not_its_ender_s() -> None:
     await end([task])
     assert isinstance(task.exception(), ValueError)
     await end([])
+
+
+async def test_a_task_that_never_ends_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "AGAIN_S", 0.01)
+    over = False
+
+    async def stubborn() -> None:
+        while not over:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(WITHIN_S)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    with capture_logs() as logs:
+        await end([task])
+    assert [log["log_level"] for log in logs] == ["error"]
+    assert not task.done()
+    over = True
+    await end([task])
+    assert task.done()
