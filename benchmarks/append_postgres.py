@@ -20,6 +20,7 @@ from infra.event_store.postgres import PostgresLog
 from infra.event_store.store import EventStore
 from infra.ids import new_uuid
 from infra.postgres.migrations import migrate
+from infra.server import spare_the_collector
 from infra.vault import Vault
 from tests.servers.postgres import postgres
 
@@ -34,6 +35,8 @@ INSERT = (
 
 
 def rows(size: Size) -> Iterator[Row]:
+    # As the API's processes do; for the peers, too.
+    spare_the_collector()
     # The server shares this machine's processors with those who ask it, as all systems here do.
     with postgres(settings={"shared_buffers": "256MB"}) as server:
         for concurrent in CONCURRENT:
