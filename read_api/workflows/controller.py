@@ -116,6 +116,8 @@ class WorkflowController(Controller):
         workflow_commands = request.commands.workflows
         issued = await request.issued()
         view = request.view
+        # The answer names agents: also those that the caller has made just now.
+        await view.fresh("agents")
         outcome = await workflow_commands.change(change_of(workflow_id, data), issued)
         answer = outcome.answer
         names = await _agent_names(view, answer.steps)
