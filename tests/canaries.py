@@ -110,7 +110,7 @@ class Bird:
     async def _ask(self, method: str, path: str, **sent: Any) -> httpx.Response:
         try:
             answer = await self.http.request(method, path, **sent)
-        except httpx.ReadError:
+        except (httpx.ReadError, httpx.RemoteProtocolError):
             # The server has closed an idle connection in the moment that it was used again.
             self.dropped += 1
             answer = await self.http.request(method, path, **sent)
