@@ -25,11 +25,10 @@ TAIL = 20_000
 """Characters of its report that a failure shows."""
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("examples", "cases"),
     [
-        pytest.param(22, 5_000, id="5000"),
+        pytest.param(22, 5_000, id="5000", marks=pytest.mark.timeout(900)),
         pytest.param(700, 50_000, id="50000", marks=[pytest.mark.long, pytest.mark.timeout(7_200)]),
     ],
 )
