@@ -1,7 +1,7 @@
 """API keys: what opens one workspace, as far as their scopes go, until they expire."""
 
 from datetime import datetime, timedelta
-from typing import ClassVar, NewType, TypeAlias
+from typing import ClassVar, NewType, TypeAlias, assert_never
 
 import msgspec
 
@@ -102,6 +102,8 @@ def evolve(state: KeyRing, event: KeyEvent) -> KeyRing:
             return KeyRing(left, state.revoked | {event.key_id})
         case ApiKeyUsed():
             return _changed(state, event.key_id, used_at=event.used_at)
+        case _:
+            assert_never(event)
 
 
 def _changed(state: KeyRing, key_id: KeyId, **changes: datetime) -> KeyRing:

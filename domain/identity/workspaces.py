@@ -1,7 +1,7 @@
 """Workspaces: what belongs together, who are its members, and who is invited."""
 
 from datetime import datetime
-from typing import ClassVar, NewType, TypeAlias, TypeVar
+from typing import ClassVar, NewType, TypeAlias, TypeVar, assert_never
 
 import msgspec
 
@@ -159,6 +159,8 @@ def evolve(state: WorkspaceState, event: WorkspaceEvent) -> WorkspaceState:
             return _with_members(state, event)
         case InvitationSent() | InvitationAccepted() | InvitationRevoked():
             return _with_invitations(state, event)
+        case _:
+            assert_never(event)
 
 
 def _with_members(
