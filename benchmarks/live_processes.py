@@ -22,11 +22,12 @@ from benchmarks.client import HOST, Requests, status
 from benchmarks.events import WORKSPACE
 from benchmarks.live import COMMANDS_PER_S, WAIT_S, WARM_UP, once
 from benchmarks.measure import Row, Sample, Size, alternate, percentiles
-from infra.composition import PROJECTORS, build_writing
+from infra.composition import PROJECTORS
 from infra.follower import Follower
 from infra.postgres.migrations import migrate
 from infra.postgres.reads import open_engine
 from infra.settings import Settings
+from infra.writing import build_writing
 from tests.servers.postgres import postgres
 from tests.servers.redis import redis
 

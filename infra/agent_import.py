@@ -11,8 +11,8 @@ from domain.agents import AgentProfile, AgentSource, ModelConfig
 from domain.errors import DomainError
 from domain.events import WorkspaceId
 from infra.claude_format import AgentFile, Refused, find_agents, model_of
-from infra.composition import Writing
 from infra.failpoints import failpoint
+from infra.writing import Writing
 
 
 class Imported(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from litestar import Litestar
 from sqlalchemy.exc import SQLAlchemyError
 
 from commands.runs import RunCommands
-from infra.composition import PROJECTORS, Sight, Writing, build_writing, wire_app
+from infra.composition import PROJECTORS, Sight, wire_app
 from infra.ending import end
 from infra.endpoint_statistics import EndpointTable
 from infra.exposure import check_local_key
@@ -26,6 +26,7 @@ from infra.redis_wakes import RedisWakes
 from infra.server import EXIT_FAILED, listen, spare_the_collector, uvicorn_config, watch
 from infra.settings import Settings
 from infra.supervisor import Supervisor
+from infra.writing import Writing, build_writing
 from read_api.health import PROBE_MAX_S
 
 NOTICE_S = 1.0

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from infra.clock import SharedClock
-from infra.composition import build_models, build_process, build_writing, traces_of
+from infra.composition import build_models, build_process, traces_of
 from infra.event_store.store import EventStore
 from infra.postgres.heartbeats import Heartbeats, instance_name
 from infra.postgres.leases import open_pool
@@ -14,6 +14,7 @@ from infra.process_runner import ProcessRunner
 from infra.redis_wakes import RedisWakes
 from infra.settings import Settings
 from infra.until_stopped import on_signals, until_stopped
+from infra.writing import build_writing
 
 PROCESS = "worker"
 LOOK_S = 0.25

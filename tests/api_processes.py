@@ -17,12 +17,13 @@ from sqlalchemy.exc import OperationalError
 from commands.transact import CommandError
 from domain.events import WorkspaceId
 from infra.api import build_api, build_api_app
-from infra.composition import PROJECTORS, Writing, build_writing
+from infra.composition import PROJECTORS
 from infra.follower import Follower
 from infra.ids import new_uuid
 from infra.postgres.migrations import migrate
 from infra.postgres.reads import open_engine
 from infra.settings import Settings
+from infra.writing import Writing, build_writing
 from tests.e2e.installation import ROOT, environment
 
 WAIT_MAX_S = 60.0

@@ -8,7 +8,7 @@ import typer
 from infra.agent_import import Imported, import_agents
 from infra.claude_format import NotAPlugin
 from infra.cli.shared import notes, out, progress, refuse, with_writing
-from infra.composition import Writing
+from infra.writing import Writing
 
 app = typer.Typer(help="Agents of the local workspace.", no_args_is_help=True)
 

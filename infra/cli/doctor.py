@@ -17,12 +17,13 @@ from domain.effective import Told, told
 from domain.events import WorkspaceId
 from domain.settings import WorkspaceSettings
 from infra.cli.shared import out, refuse, settings, with_writing
-from infra.composition import PROJECTORS, Writing
+from infra.composition import PROJECTORS
 from infra.failpoints import failpoint
 from infra.installed import installed
 from infra.lock import FolderIsInUse, FolderLock
 from infra.read_store import open_engine, positions
 from infra.settings import LOCAL_KEY_NAMES, PREFIX, UNPREFIXED, Settings
+from infra.writing import Writing
 
 
 class Damaged(Exception):

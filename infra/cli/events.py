@@ -11,8 +11,8 @@ import typer
 from domain.catalog import AnyEvent
 from domain.events import Blob, Event, Recorded
 from infra.cli.shared import out, refuse, with_writing
-from infra.composition import Writing
 from infra.failpoints import failpoint
+from infra.writing import Writing
 from read_api.events import event_body
 
 PAGE_MAX = 1_000

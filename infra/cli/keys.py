@@ -10,7 +10,7 @@ from domain.errors import NotFound
 from domain.events import WorkspaceId
 from domain.identity import KeyId
 from infra.cli.shared import out, refuse, user_name, with_writing
-from infra.composition import Writing
+from infra.writing import Writing
 
 app = typer.Typer(help="API keys of the local workspace.", no_args_is_help=True)
 

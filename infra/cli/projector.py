@@ -10,11 +10,12 @@ from commands.audit import AuditCommands
 from domain.errors import Invalid
 from domain.events import WorkspaceId
 from infra.cli.shared import out, refuse, settings, user_name, with_writing
-from infra.composition import PROJECTORS, Writing
+from infra.composition import PROJECTORS
 from infra.failpoints import failpoint
 from infra.parking import Parked, Place, bring_back, parked
 from infra.read_store import open_engine
 from infra.settings import Settings
+from infra.writing import Writing
 from projections.projector import Projector
 
 EXIT_STILL_PARKED = 1

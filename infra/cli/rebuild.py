@@ -10,13 +10,14 @@ from sqlalchemy import Engine
 
 from infra.cli.projector import partition
 from infra.cli.shared import out, progress, refuse, settings, with_writing
-from infra.composition import PROJECTORS, Writing
+from infra.composition import PROJECTORS
 from infra.event_store.store import EventStore
 from infra.lock import FolderLock
 from infra.parking import leave_out_again, parked
 from infra.read_store import digest, open_engine
 from infra.read_store import rebuild as rebuild_model
 from infra.settings import Settings
+from infra.writing import Writing
 from projections.projector import Projector, checkpoint
 
 ALL = "all"

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from infra import logs
-from infra.composition import Writing, build_writing
 from infra.settings import Settings
+from infra.writing import Writing, build_writing
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import pytest
 from domain.agents import AGENT, AgentRegistered
 from domain.events import WorkspaceId
 from infra.agent_import import import_agents
-from infra.composition import Writing, build_writing
 from infra.settings import Settings
+from infra.writing import Writing, build_writing
 
 ACME = WorkspaceId("acme")
 AGENT_FILE = """\

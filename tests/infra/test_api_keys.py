@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from domain.events import WorkspaceId
 from domain.identity import ALL_SCOPES, KeyId, of_scopes
 from infra.api_keys import ALPHABET, KeyRing, hash_key, key_id_of, make_key
-from infra.composition import Installation, build_installation, build_writing
+from infra.composition import Installation, build_installation
 from infra.ids import new_uuid
 from infra.postgres.migrations import migrate
 from infra.postgres.progress import Partitioned, PostgresProgress
 from infra.postgres.reads import PostgresReads
 from infra.settings import Settings
+from infra.writing import build_writing
 from read_api.auth import Caller
 
 PEPPER = b"p" * 32

@@ -12,10 +12,11 @@ import httpx
 import pytest
 
 from infra.agent_import import import_agents
-from infra.composition import PROJECTORS, build_writing
+from infra.composition import PROJECTORS
 from infra.lock import FolderLock
 from infra.read_store import open_engine
 from infra.settings import Settings
+from infra.writing import build_writing
 from tests.e2e.installation import automatos, exported, serving, until
 
 KEY_VALID_MAX_S = 10.0

@@ -20,9 +20,9 @@ from domain.settings import (
     TEMPERATURE,
     setting_id,
 )
-from infra.composition import build_writing
 from infra.installed import installed
 from infra.settings import BadSettings, Settings
+from infra.writing import build_writing
 from tests.e2e.installation import automatos
 
 SECRET = "hunter2-correct-horse"

@@ -12,7 +12,7 @@ from commands.transact import Issued
 from domain.events import WorkspaceId
 from domain.identity import InvitationId, KeyId, Role, UserId
 from infra.api_keys import KeyRing
-from infra.composition import PROJECTORS, Writing, build_writing
+from infra.composition import PROJECTORS
 from infra.follower import Follower
 from infra.ids import new_uuid
 from infra.lately import LOOK_EVERY_S, Lately
@@ -20,6 +20,7 @@ from infra.postgres.migrations import migrate
 from infra.postgres.progress import Partitioned, PostgresProgress
 from infra.postgres.reads import PostgresReads, open_engine
 from infra.settings import Settings
+from infra.writing import Writing, build_writing
 from projections.identity import memberships
 
 WAIT_MAX_S = 60.0

@@ -8,10 +8,10 @@ import pytest
 from domain.events import PLATFORM_WORKSPACE
 from domain.identity import KEY_RING, WORKSPACE, Workspace
 from infra.clock import utc_now
-from infra.composition import build_writing
 from infra.operators import local_workspace
 from infra.postgres.migrations import migrate
 from infra.settings import Settings
+from infra.writing import build_writing
 from tests.e2e.installation import automatos
 
 MINUTES = timedelta(minutes=10)

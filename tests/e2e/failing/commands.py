@@ -15,9 +15,9 @@ from domain.agents import AgentProfile
 from domain.errors import DomainError
 from domain.events import WorkspaceId
 from domain.workflows import Step, WorkflowId, WorkflowProfile
-from infra.composition import Writing, build_writing
 from infra.ids import new_uuid
 from infra.settings import Settings
+from infra.writing import Writing, build_writing
 
 APPEND = "append"
 """Not one of `automatos`: see `append`."""

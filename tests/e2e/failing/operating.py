@@ -9,12 +9,12 @@ from uuid import uuid4
 import httpx
 
 from domain.agents import AgentRegistered
-from infra.composition import build_writing
 from infra.event_store.codec import Stored
 from infra.event_store.sqlite import SqliteLog
 from infra.kafka.relay import lag
 from infra.kafka.topic import Topic
 from infra.postgres.leases import open_pool
+from infra.writing import build_writing
 from tests.e2e.failing.nursery import while_alive
 from tests.e2e.failing.projecting import FACTS, let_leases_run_out, record
 from tests.e2e.failing.recording import Events, read

@@ -23,10 +23,10 @@ from domain.identity import ApiKeyCreated
 from domain.runs import RunCompleted
 from domain.usage import ModelCallCompleted, ModelCallInDoubt, ModelCallRequested
 from domain.workflows import WorkflowId
-from infra.composition import Writing, build_writing
 from infra.projecting import Applier, Slice
 from infra.read_store import open_engine
 from infra.settings import Settings
+from infra.writing import Writing, build_writing
 from tests.e2e.failing.commands import APPEND, HOLDER, published
 from tests.e2e.failing.nursery import Child, while_alive
 from tests.e2e.failing.world import World
