@@ -25,8 +25,8 @@ from domain.settings import (
 BULK_MAX = 250
 """Settings changed at once: more than a workspace can have."""
 
-Category = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,49}$(?!\n)")]
-Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$(?!\n)")]
+Category = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]{0,49}\Z")]
+Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}\Z")]
 """Lengths are the original's columns'. In Python, `$` alone lets a line feed follow."""
 
 Description = Annotated[str, msgspec.Meta(max_length=500)]

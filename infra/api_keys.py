@@ -96,9 +96,9 @@ class KeyRing:
     """Implements `read_api.auth.Authenticator` for API keys, over the identity read model.
 
     Args:
+        lately: What was taken away and is not in the read model yet.
         used: Told of every key that is found valid, once for as long as it is remembered.
         operators: Gives the workspaces of those who operate the installation.
-        lately: What was taken away and is not in the read model yet.
         now: UTC.
     """
 
@@ -109,9 +109,9 @@ class KeyRing:
         projection: Projection,
         pepper: bytes,
         *,
+        lately: Lately,
         used: Callable[[KeyRow], None] = lambda _: None,
         operators: Callable[[], Awaitable[frozenset[WorkspaceId]]] = platform_alone,
-        lately: Lately | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._reads = reads
@@ -187,11 +187,8 @@ class KeyRing:
 
     async def _load(self) -> None:
         # Before the rows: what it has not to tell any more is then in them.
-        if self._lately is not None:
-            await self._lately.look()
-        rows = await self._reads.ask(valid_keys)
-        if self._lately is not None:
-            rows = self._lately.keys_of(rows)
+        await self._lately.look()
+        rows = self._lately.keys_of(await self._reads.ask(valid_keys))
         self._operating = await self._operators()
         self._known = {row.key_id: row for row in rows}
         self._loaded_at = monotonic()

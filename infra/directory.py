@@ -43,8 +43,8 @@ class Directory:
         keys: For API keys, which the others are not.
         tokens: For session tokens; None where nobody logs in.
         provision: Registers who logs in for the first time.
-        preferred: The workspace of whoever belongs to it and names none.
         lately: What was taken away and is not in the read model yet.
+        preferred: The workspace of whoever belongs to it and names none.
         clock: Seconds, monotonic.
     """
 
@@ -55,8 +55,8 @@ class Directory:
         reads: Reads,
         provision: Callable[[Login], Awaitable[ProvisionedAnswer]],
         *,
+        lately: Lately,
         preferred: WorkspaceId | None = None,
-        lately: Lately | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._keys = keys
@@ -133,13 +133,11 @@ class Directory:
         return await asyncio.shield(finding)
 
     async def _look(self, user_id: UserId, token: VerifiedToken | None) -> _Known:
-        if self._lately is not None:
-            await self._lately.look()
+        await self._lately.look()
         found = await self._reads.ask(memberships, user_id)
         if found:
-            roles: dict[WorkspaceId, Role] = {row.workspace_id: row.role for row in found}
-            if self._lately is not None:
-                roles = self._lately.roles_of(user_id, roles)
+            rows: dict[WorkspaceId, Role] = {row.workspace_id: row.role for row in found}
+            roles = self._lately.roles_of(user_id, rows)
             home = next(iter(roles), found[0].workspace_id)
             known = _Known(self._clock() + REMEMBERED_S, roles, home)
         elif token is None:

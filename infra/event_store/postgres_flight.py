@@ -37,8 +37,8 @@ async def prepare(connection: AsyncConnection, lock: bytes, append: bytes) -> No
     The driver must prepare nothing on it by itself: it would deallocate what is ours as well.
     """
     assert connection.prepare_threshold is None
-    await connection.execute(b"PREPARE lock_log AS " + lock)
-    await connection.execute(b"PREPARE append_batch AS " + append)
+    await connection.execute(b"PREPARE %b AS %b" % (LOCK, lock))
+    await connection.execute(b"PREPARE %b AS %b" % (APPEND, append))
 
 
 async def fly(connection: AsyncConnection, values: Sequence[bytes]) -> bytes | None:

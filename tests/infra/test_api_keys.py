@@ -17,6 +17,7 @@ from domain.identity import ALL_SCOPES, KeyId, of_scopes
 from infra.api_keys import ALPHABET, KeyRing, hash_key, key_id_of, make_key
 from infra.composition import Installation, build_installation
 from infra.ids import new_uuid
+from infra.lately import Lately
 from infra.postgres.migrations import migrate
 from infra.postgres.progress import Partitioned, PostgresProgress
 from infra.postgres.reads import PostgresReads
@@ -75,7 +76,10 @@ async def installation(tmp_path: Path) -> AsyncIterator[Installation]:
 
 def ring_of(installation: Installation) -> KeyRing:
     writing = installation.writing
-    return KeyRing(installation.reads, writing.store, installation.follower, writing.vault.pepper())
+    follower = installation.follower
+    lately = Lately(writing.store, lambda: follower.position("identity"))
+    pepper = writing.vault.pepper()
+    return KeyRing(installation.reads, writing.store, follower, pepper, lately=lately)
 
 
 async def test_a_key_opens_its_own_workspace(installation: Installation) -> None:
@@ -211,7 +215,8 @@ async def shared_ring(postgres_url: str, tmp_path: Path) -> AsyncIterator[KeyRin
     writing = build_writing(Settings(data_dir=tmp_path, database_url=postgres_url))
     reads = PostgresReads(postgres_url)
     progress = PostgresProgress(reads, Partitioned("automatos.events", 1), ["identity"])
-    yield KeyRing(reads, writing.store, progress, PEPPER)
+    lately = Lately(writing.store, lambda: progress.position("identity"))
+    yield KeyRing(reads, writing.store, progress, PEPPER, lately=lately)
     await writing.aclose()
     reads.close()
 

@@ -19,6 +19,7 @@ from infra.composition import Installation, build_app, build_installation
 from infra.ids import new_uuid
 from infra.server import uvicorn_config
 from infra.settings import Settings
+from tests.tokens import ISSUER, PARTY, SigningKey
 
 TENANTS = 24
 """Workspaces made beforehand; every test takes one for itself."""
@@ -158,6 +159,17 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(WAIT_MAX_S):
         while not await condition():  # noqa: ASYNC110 it is on the other side of HTTP
             await asyncio.sleep(0.01)
+
+
+def clerk_settings(folder: Path, signing: SigningKey) -> Settings:
+    """Let people log in by tokens that a key has signed."""
+    return Settings(
+        data_dir=folder,
+        llm_provider="offline",
+        clerk_issuer=ISSUER,
+        clerk_jwt_key=signing.pem,
+        clerk_authorized_parties=PARTY,
+    )
 
 
 @asynccontextmanager

@@ -9,9 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from infra.settings import Settings
-from tests.read_api.conftest import Served, Tenant, assert_problem, serving, until
-from tests.tokens import ISSUER, PARTY, claims, make_key, token
+from tests.read_api.conftest import Served, Tenant, assert_problem, clerk_settings, serving, until
+from tests.tokens import PARTY, claims, make_key, token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -22,14 +21,7 @@ ROLES = ["admin", "editor", "viewer", "auditor"]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     folder = tmp_path_factory.mktemp("clerk")
-    settings = Settings(
-        data_dir=folder,
-        llm_provider="offline",
-        clerk_issuer=ISSUER,
-        clerk_jwt_key=SIGNING.pem,
-        clerk_authorized_parties=PARTY,
-    )
-    async with serving(folder, settings, tenants=16) as made:
+    async with serving(folder, clerk_settings(folder, SIGNING), tenants=16) as made:
         yield made
 
 

@@ -13,12 +13,18 @@ import pytest_asyncio
 
 from domain.events import WorkspaceId
 from infra.clerk_tokens import LEEWAY_S
-from infra.settings import Settings
 from read_api.auth import Caller, Principal
 from read_api.standing import Standing
-from tests.read_api.conftest import WAIT_MAX_S, Served, Tenant, assert_problem, serving
+from tests.read_api.conftest import (
+    WAIT_MAX_S,
+    Served,
+    Tenant,
+    assert_problem,
+    clerk_settings,
+    serving,
+)
 from tests.read_api.test_identity import body, joined, logged_in
-from tests.tokens import ISSUER, PARTY, make_key
+from tests.tokens import make_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,14 +37,7 @@ ENDED = 'event: ended\ndata: {"reason": "the credentials do not open this any mo
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     folder = tmp_path_factory.mktemp("standing")
-    settings = Settings(
-        data_dir=folder,
-        llm_provider="offline",
-        clerk_issuer=ISSUER,
-        clerk_jwt_key=SIGNING.pem,
-        clerk_authorized_parties=PARTY,
-    )
-    async with serving(folder, settings, tenants=8) as made:
+    async with serving(folder, clerk_settings(folder, SIGNING), tenants=8) as made:
         yield made
 
 

@@ -16,8 +16,14 @@ import pytest_asyncio
 from domain.events import WorkspaceId
 from infra.composition import PROJECTORS
 from infra.ids import new_uuid
-from infra.settings import Settings
-from tests.read_api.conftest import WAIT_MAX_S, Served, assert_problem, serving, until
+from tests.read_api.conftest import (
+    WAIT_MAX_S,
+    Served,
+    assert_problem,
+    clerk_settings,
+    serving,
+    until,
+)
 from tests.read_api.test_identity import SIGNING, body
 from tests.read_api.things import (
     HEADERS,
@@ -31,7 +37,6 @@ from tests.read_api.things import (
     Place,
     nobodys,
 )
-from tests.tokens import ISSUER, PARTY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,14 +78,7 @@ class World(NamedTuple):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     folder = tmp_path_factory.mktemp("tenancy")
-    settings = Settings(
-        data_dir=folder,
-        llm_provider="offline",
-        clerk_issuer=ISSUER,
-        clerk_jwt_key=SIGNING.pem,
-        clerk_authorized_parties=PARTY,
-    )
-    async with serving(folder, settings) as served:
+    async with serving(folder, clerk_settings(folder, SIGNING)) as served:
         document = Document((await served.client().get("/docs/openapi.json")).json())
         own, other = await Office.opened(served), await Office.opened(served)
         foreign = {kind: await make(other) for kind, make in MAKERS.items()}

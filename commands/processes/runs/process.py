@@ -48,16 +48,14 @@ class RunProcess:
         now: Callable[[], datetime],
         new_uuid: Callable[[], str],
         sole: bool,
-        installed: Installed | None = None,
+        installed: Installed,
         stream: bool = True,
         record_retry_s: float = RECORD_RETRY_S,
     ) -> None:
         self._transactions = transactions
         self._store = transactions.store
         self._models = models
-        self._preparation = Preparation(
-            transactions.store, models, installed or Installed(), stream=stream
-        )
+        self._preparation = Preparation(transactions.store, models, installed, stream=stream)
         self._worker = worker
         self._now = now
         self._new_uuid = new_uuid
