@@ -18,7 +18,7 @@ from psycopg import errors
 
 from commands.transact import Known
 from domain.events import CommandId
-from infra.event_store import postgres_committer, store
+from infra.event_store import postgres_writer, store
 from infra.event_store.codec import Codec, Stored
 from infra.event_store.lane import Append, Written, first_conflict
 from infra.event_store.memory import MemoryLog
@@ -99,7 +99,7 @@ class Database:
         if not transaction.cancelled():
             transaction.exception()
 
-    # What `postgres_batch` does, of which `postgres_committer` knows no more.
+    # What `postgres_batch` does, of which `postgres_writer` knows no more.
 
     async def insert(self, appends: Sequence[Append]) -> list[Written]:
         def work() -> list[Written]:
@@ -370,8 +370,8 @@ def simulate(patch: pytest.MonkeyPatch) -> None:
     """Have our code talk to `DATABASE` and `BROKER` of the context that it runs in."""
     # Making one takes longer than a whole schedule.
     patch.setattr(store, "Codec", lru_cache(maxsize=CODECS)(Codec))
-    patch.setattr(postgres_committer, "batch", _Batch())
-    patch.setattr(postgres_committer, "BoundedConnection", _Driver())
+    patch.setattr(postgres_writer, "batch", _Batch())
+    patch.setattr(postgres_writer, "BoundedConnection", _Driver())
     patch.setattr(relay, "Leases", lambda _: BROKER.get().leases)
     patch.setattr(relay, "refuse_fork", _no_fork)
     patch.setattr(relay, "Checkpoints", lambda *_: SimulatedCheckpoints(BROKER.get()))

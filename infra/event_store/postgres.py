@@ -1,4 +1,4 @@
-"""The log in PostgreSQL: any number of processes write, one batch of one process at a time."""
+"""The log in PostgreSQL: any number of processes write, one batch at a time."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from commands.transact import Known
 from domain.events import CommandId
 from infra.event_store.codec import Stored
 from infra.event_store.lane import Append, Deliver, Written
-from infra.event_store.postgres_committer import RETRY_WITHIN_S, Committer
+from infra.event_store.postgres_committer import Committer
+from infra.event_store.postgres_writer import RETRY_WITHIN_S
 from infra.postgres.connections import CONNECTING, BoundedConnection, NoAnswer, unavailable
 
 READERS_MAX = 8

@@ -1,71 +1,19 @@
-"""One batch of one process at a time: while it is under way the next one gathers.
-
-Whatever happens to the connection, every append is told what became of it: an answer that was
-lost is looked up.
-"""
+"""Two batches of one process under way at most: while they are, the next one gathers."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import LiteralString, NamedTuple
+from typing import NamedTuple
 
-import psycopg
-import structlog
-from psycopg import errors
+from infra.event_store.lane import BATCH_ROWS_MAX, CLOSED, Append, Deliver, LaneIsClosed
+from infra.event_store.postgres_writer import Writer
 
-from commands.transact import StorageUnavailable
-from infra.event_store import postgres_batch as batch
-from infra.event_store.lane import (
-    BATCH_ROWS_MAX,
-    CLOSED,
-    Append,
-    Deliver,
-    LaneIsClosed,
-    Written,
-)
-from infra.failpoints import failpoint
-from infra.postgres.connections import (
-    ANSWER_WAIT_S,
-    CONNECTING,
-    BoundedConnection,
-    unavailable,
-)
+WRITERS = 2
 
-COMMANDS_KEPT = "24 hours"
-PRUNED_MAX = 500
-PRUNE_EVERY_S = 60.0
-
-TRIES_MAX = 4
-"""Of a batch that the server undoes."""
-
-RETRY_WITHIN_S = 5.0
-"""How long an append is tried again while the server is away."""
-
-LOOKS_MAX = 16
-"""Connections tried in that time."""
-
-RETRY_PAUSE_S, RETRY_PAUSE_MAX_S = 0.2, 0.5
-
-HALVED_MIN = 128
-"""Appends of one turn of the loop from which on an idle committer takes them in two halves."""
-
-UNKNOWN = "PostgreSQL does not answer, and may have recorded this or not."
-
-_PRUNE: LiteralString = (
-    "DELETE FROM commands WHERE command_id IN"
-    " (SELECT command_id FROM commands WHERE recorded_at < now() - %s::interval LIMIT %s)"
-)
-
-REFUSED = (errors.DiskFull, errors.QueryCanceled)
-"""Nothing was recorded, and the next try would end alike."""
-
-UNDONE = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable)
-"""Nothing was recorded, and the next try may end otherwise."""
-
-LOST = (psycopg.OperationalError, TimeoutError, errors.ReadOnlySqlTransaction)
-"""It may have been recorded, or not, and another connection may lead to a server that knows."""
-
-log = structlog.get_logger(__name__)
+BESIDE_MIN = 64
+"""Appends that must wait for a batch to leave while another is under way. It then waits at the
+log's lock, and the server goes on with it without asking; of fewer, a commit of their own costs
+more than the server's pause that it saves."""
 
 
 class _Group(NamedTuple):
@@ -82,157 +30,58 @@ class Committer:
     """
 
     def __init__(self, url: str, on_failure: Callable[[Exception], None]) -> None:
-        self._url = url
-        self._on_failure = on_failure
-        self._writer: BoundedConnection | None = None
+        self._writers = [Writer(url, on_failure) for _ in range(WRITERS)]
+        self._idle = self._writers.copy()
         self._waiting: deque[_Group] = deque()
-        self._committing: asyncio.Task[None] | None = None
+        self._committing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._pruned_at = float("-inf")
 
     async def close(self) -> None:
-        """Write what waits, then let the connection go."""
+        """Write what waits, then let the connections go."""
         self._closed = True
-        if self._committing is not None:
-            await self._committing
-        if self._writer is not None:
-            await self._writer.close()
+        while self._committing:
+            await asyncio.wait(self._committing)
+        for writer in self._writers:
+            await writer.close()
 
     def submit(self, appends: Sequence[Append], deliver: Deliver) -> None:
         """Queue appends; call it in the loop's own thread."""
         if self._closed:
             deliver([LaneIsClosed(CLOSED) for _ in appends])
             return
-        if self._committing is not None:
-            self._waiting.append(_Group(appends, deliver))
-            return
-        # Callers who all wait for one batch would all prepare their next appends while the
-        # server has nothing to do. In two halves, one half prepares while the other is written.
-        half = len(appends) // 2 if len(appends) >= HALVED_MIN else len(appends)
-        self._waiting += (
-            _Group(part, deliver) for part in (appends[:half], appends[half:]) if part
-        )
-        self._committing = asyncio.get_running_loop().create_task(self._commit_all())
+        self._waiting.append(_Group(appends, deliver))
+        groups = self._worth_a_batch(busy=WRITERS - len(self._idle)) if self._idle else []
+        if groups:
+            commit = self._commit(self._idle.pop(), groups)
+            task = asyncio.get_running_loop().create_task(commit)
+            self._committing.add(task)
+            task.add_done_callback(self._committing.discard)
 
-    async def _commit_all(self) -> None:
+    async def _commit(self, writer: Writer, groups: list[_Group]) -> None:
         try:
-            groups = [self._waiting.popleft()]
             while groups:
                 appends = [append for group in groups for append in group.appends]
-                written = await self._fates(appends)
+                written = await writer.commit(appends)
                 for group in groups:
                     own, written = written[: len(group.appends)], written[len(group.appends) :]
                     group.deliver(own)
-                groups = self._gather() if self._waiting else []
+                groups = self._worth_a_batch(busy=WRITERS - len(self._idle) - 1)
         finally:
-            self._committing = None
+            self._idle.append(writer)
 
-    async def _fates(self, appends: Sequence[Append]) -> list[Written]:
-        try:
-            return await self._commit(appends)
-        except Exception as error:  # noqa: BLE001 this loop owns all writing, and whoever waits is told
-            self._on_failure(error)
-            return [error for _ in appends]
+    def _worth_a_batch(self, *, busy: int) -> list[_Group]:
+        """Take what waits, if it is enough to leave beside what other writers have under way."""
+        waiting = sum(len(group.appends) for group in self._waiting)
+        return self._gather() if waiting >= (BESIDE_MIN if busy else 1) else []
 
     def _gather(self) -> list[_Group]:
         """Take all that waits, within the bound; a group larger than it goes alone."""
-        groups, rows = [self._waiting.popleft()], 0
+        groups = [self._waiting.popleft()]
         rows = _rows_of(groups[0])
         while self._waiting and rows + _rows_of(self._waiting[0]) <= BATCH_ROWS_MAX:
             rows += _rows_of(self._waiting[0])
             groups.append(self._waiting.popleft())
         return groups
-
-    async def _commit(self, appends: Sequence[Append]) -> list[Written]:
-        """Write a batch, and find out what became of it whatever happens to the connection."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + RETRY_WITHIN_S
-        in_doubt, undone, last = False, 0, Exception()
-        for attempt in range(LOOKS_MAX):
-            try:
-                async with asyncio.timeout(ANSWER_WAIT_S):
-                    return await (self._resolve if in_doubt else self._write)(appends)
-            except errors.DataCorrupted as error:
-                self._on_failure(error)
-                return [StorageUnavailable("The log is damaged.") for _ in appends]
-            except REFUSED as error:
-                return [unavailable(error) for _ in appends]
-            except UNDONE as error:
-                undone, last = undone + 1, error
-            except LOST as error:
-                # Once it may have been sent, ask what became of it before it is sent again.
-                in_doubt, last = in_doubt or self._writer is not None, error
-                log.warning("the connection to the log was lost", error=str(error))
-                await self._drop_writer()
-            except psycopg.Error as error:
-                log.critical("the log refuses what is written", error=repr(error))
-                return [unavailable(error) for _ in appends]
-            if undone == TRIES_MAX or loop.time() >= deadline:
-                break
-            await asyncio.sleep(min(RETRY_PAUSE_MAX_S, RETRY_PAUSE_S * (2**attempt - 1)))
-        return [StorageUnavailable(UNKNOWN) if in_doubt else unavailable(last) for _ in appends]
-
-    async def _write(self, appends: Sequence[Append]) -> list[Written]:
-        connection = await self._connected()
-        if any(append.tracking for append in appends):
-            return await batch.insert_valid(connection, appends)
-        try:
-            written = await batch.insert(connection, appends)
-        except (errors.IntegrityError, errors.DataError, UnicodeError, ValueError):
-            return await batch.insert_valid(await self._connected(), appends)
-        await self._forget_old_commands(connection)
-        return written
-
-    async def _resolve(self, appends: Sequence[Append]) -> list[Written]:
-        """Find out whether a batch was committed, and write it if it was not."""
-        found = await self._find(appends)
-        failpoint("log.resolved")
-        lost = [a for a, positions in zip(appends, found, strict=True) if positions is None]
-        written = iter(await self._write_again(lost) if lost else [])
-        return [next(written) if positions is None else positions for positions in found]
-
-    async def _write_again(self, appends: Sequence[Append]) -> list[Written]:
-        """Write what was not found. Sent on the lost connection, it may have come in meanwhile."""
-        written = await self._write(appends)
-        refused = [
-            a for a, fate in zip(appends, written, strict=True) if isinstance(fate, Exception)
-        ]
-        late = iter(await self._find(refused) if refused else [])
-        return [(next(late) or fate) if isinstance(fate, Exception) else fate for fate in written]
-
-    async def _find(self, appends: Sequence[Append]) -> list[list[int] | None]:
-        return await batch.find(await self._connected(), appends)
-
-    async def _connected(self) -> BoundedConnection:
-        if self._writer is None or self._writer.closed:
-            self._writer = await self._connect()
-        return self._writer
-
-    async def _connect(self) -> BoundedConnection:
-        # The driver prepares nothing: `postgres_flight` does.
-        writer = await BoundedConnection.connect(self._url, prepare_threshold=None, **CONNECTING)
-        try:
-            await batch.prepare(writer)
-        except BaseException:
-            await writer.close()
-            raise
-        return writer
-
-    async def _drop_writer(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            await writer.close()
-
-    async def _forget_old_commands(self, connection: BoundedConnection) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._pruned_at < PRUNE_EVERY_S:
-            return
-        self._pruned_at = now
-        try:
-            failpoint("log.before_prune")
-            await connection.execute(_PRUNE, (COMMANDS_KEPT, PRUNED_MAX))
-        except psycopg.Error as error:
-            log.warning("old commands could not be forgotten", error=str(error))
 
 
 def _rows_of(group: _Group) -> int:

@@ -45,6 +45,11 @@ PAGE_ROWS_MAX = 1_000
 POLL_S = 1.0
 """How soon an append of another process is noticed when nothing tells of it."""
 
+GROUP_MAX = 128
+"""Appends of one turn of the loop that a log is given at once. Callers who all waited for one batch
+would all prepare their next appends while the log has nothing to do; in groups, one prepares while
+another is written."""
+
 FULL_FOR_S = 10.0
 """How long a log is held to be full after it refused, if nothing is written to it: then somebody
 has to try."""
@@ -205,9 +210,13 @@ class EventStore:
         ]
 
     def _submit(self) -> None:
-        """Hand over what one turn of the loop has gathered, as one group."""
+        """Hand over what one turn of the loop has gathered, in groups of a bounded size."""
         gathered, self._gathering = self._gathering, []
-        loop, rest = asyncio.get_running_loop(), iter(gathered)
+        for begin in range(0, len(gathered), GROUP_MAX):
+            self._submit_group(gathered[begin : begin + GROUP_MAX])
+
+    def _submit_group(self, group: list[_Waiting]) -> None:
+        loop, rest = asyncio.get_running_loop(), iter(group)
 
         def deliver(written: list[Written]) -> None:
             told = list(islice(rest, len(written)))
@@ -215,7 +224,7 @@ class EventStore:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._delivered, told, written)
 
-        self._log.submit([waiting.append for waiting in gathered], deliver)
+        self._log.submit([waiting.append for waiting in group], deliver)
 
     def _delivered(self, gathered: list[_Waiting], written: list[Written]) -> None:
         failpoint("log.delivered")

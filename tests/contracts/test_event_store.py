@@ -365,7 +365,8 @@ async def test_conflicting_appends_do_not_harm_the_others(store: EventStore) -> 
 async def test_a_turn_may_append_more_than_one_transaction_holds(store: EventStore) -> None:
     streams = [AGENT.stream_id(ACME, n) for n in range(1500)]
     outcomes = await all_done(tag(store, each, 0, "x") for each in streams)
-    assert outcomes == list(range(1, 1501))
+    # In what order is nobody's business: nobody waited for anybody.
+    assert sorted(outcomes) == list(range(1, 1501))
 
 
 async def test_an_append_whose_caller_goes_away_is_whole_or_absent(store: EventStore) -> None:

@@ -22,7 +22,7 @@ from infra.event_store.codec import Codec
 from infra.event_store.lane import Append
 from infra.event_store.postgres import PostgresLog
 from infra.event_store.postgres_batch import find
-from infra.event_store.postgres_committer import TRIES_MAX
+from infra.event_store.postgres_writer import TRIES_MAX
 from infra.ids import new_uuid
 from infra.intake import Intake
 from infra.parking import parked

@@ -1,7 +1,7 @@
 """What only PostgreSQL can do to the log: lost answers, held locks, rights, a server that dies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import errors
+from structlog.testing import capture_logs
 
 from commands.agents import AgentCommands, RegisterAgent
 from commands.transact import CommandError, Issued, StorageUnavailable, Transactions
@@ -17,6 +18,7 @@ from domain.errors import NameIsTaken
 from domain.events import CommandId, Metadata
 from infra.event_store.lane import Append
 from infra.event_store.postgres import PostgresLog
+from infra.event_store.postgres_committer import BESIDE_MIN
 from infra.event_store.sqlite import new_row
 from infra.event_store.store import EventStore
 from infra.ids import IntegerIds, new_uuid
@@ -33,6 +35,12 @@ WRITERS = 6
 APPENDS_EACH = 100
 WAIT_MAX_S = 60.0
 
+TRIED_IN_VAIN = 3
+
+AT_THE_LOCK = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 REFUSALS = (errors.RestrictViolation, errors.InsufficientPrivilege, errors.CheckViolation)
 UPSERT = (
     "INSERT INTO stored_events VALUES (1, 'test-w+b', 1, 'tested', '{}', 'w')"
@@ -129,6 +137,77 @@ async def test_a_server_that_is_away_is_told_of_and_nothing_is_recorded(
         proxy.restore()
         await agents.register(named("b"), issued())
     assert rows(url, "SELECT count(*) FROM stored_events") == [(4,)]
+
+
+async def test_an_append_is_tried_again_while_the_server_is_away_for_a_moment(
+    proxy: Proxy, url: str
+) -> None:
+    async with commanding(proxy.url(url)) as agents:
+        await agents.register(named("a"), issued())
+        proxy.refuse()
+        with capture_logs() as logged:
+            told = asyncio.create_task(agents.register(named("b"), issued()))
+            async with asyncio.timeout(WAIT_MAX_S):
+                while len(logged) < TRIED_IN_VAIN:
+                    assert not told.done()
+                    await asyncio.sleep(0)
+        proxy.restore()
+        assert (await told).global_position == 4
+    assert rows(url, "SELECT count(*) FROM stored_events") == [(4,)]
+
+
+# Two batches of one process under way.
+
+
+async def test_a_second_batch_waits_at_the_lock_while_the_first_is_written(url: str) -> None:
+    async with opened(url) as log, holding_the_lock(url) as release:
+        writing = [asyncio.create_task(log.write(one(str(n)))) for n in range(BESIDE_MIN)]
+        await at_the_lock(url, 1)
+        few = [asyncio.create_task(log.write(one(f"few-{n}"))) for n in range(BESIDE_MIN - 1)]
+        await asyncio.sleep(0)
+        assert rows(url, AT_THE_LOCK) == [(1,)]
+        enough = asyncio.create_task(log.write(one("enough")))
+        await at_the_lock(url, 2)
+        await release()
+        told = await asyncio.gather(*writing, *few, enough)
+        found = await log.all(after=0, limit=1_000)
+    streams = [*map(str, range(BESIDE_MIN)), *(f"few-{n}" for n in range(BESIDE_MIN - 1)), "enough"]
+    where = {row.stream_id.partition("+")[2]: [row.global_position] for row in found}
+    assert [where[stream] for stream in streams] == told
+    assert sorted(told) == [[n] for n in range(1, 2 * BESIDE_MIN + 1)]
+
+
+async def test_of_two_batches_that_were_cut_off_at_the_lock_each_append_is_told_what_is_true(
+    proxy: Proxy, url: str
+) -> None:
+    async with opened(proxy.url(url)) as log, holding_the_lock(url) as release:
+        first = [asyncio.create_task(log.write(one(f"a{n}"))) for n in range(BESIDE_MIN)]
+        await at_the_lock(url, 1)
+        second = [asyncio.create_task(log.write(one(f"b{n}"))) for n in range(BESIDE_MIN)]
+        await at_the_lock(url, 2)
+        proxy.refuse()
+        proxy.restore()
+        # Those who ask what became of the two stand behind them.
+        await at_the_lock(url, 4)
+        await release()
+        told = await asyncio.gather(*first, *second)
+        found = await log.all(after=0, limit=1_000)
+    where = {row.stream_id.partition("+")[2]: [row.global_position] for row in found}
+    assert [where[f"{which}{n}"] for which in "ab" for n in range(BESIDE_MIN)] == told
+    assert len(found) == 2 * BESIDE_MIN
+
+
+async def at_the_lock(url: str, count: int) -> None:
+    async with asyncio.timeout(WAIT_MAX_S):
+        while await asyncio.to_thread(rows, url, AT_THE_LOCK) != [(count,)]:
+            pass
+
+
+@asynccontextmanager
+async def holding_the_lock(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async with await psycopg.AsyncConnection.connect(url) as holder:
+        await holder.execute("SELECT pg_advisory_xact_lock(727001)")
+        yield holder.commit
 
 
 # The order of positions is the order of commits.
