@@ -4,12 +4,15 @@ import asyncio
 from contextlib import suppress
 
 import pytest
+from psycopg_pool import AsyncConnectionPool
 from structlog.testing import capture_logs
 
 from infra import ending
 from infra.ending import end
 
 WITHIN_S = 30.0
+TURNS_MAX = 8
+"""Of the loop, in which a connection is handed from one to the next."""
 
 
 async def waiting_for_ever() -> None:
@@ -83,3 +86,26 @@ async def test_a_task_that_never_ends_holds_nobody_up(monkeypatch: pytest.Monkey
     over = True
     await end([task])
     assert task.done()
+
+
+async def test_who_waits_for_the_driver_s_pool_ends_in_whatever_moment_he_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    monkeypatch.setattr(ending, "AGAIN_S", 0.05)
+
+    async def using(pool: AsyncConnectionPool) -> None:
+        async with pool.connection():
+            await waiting_for_ever()
+
+    async with AsyncConnectionPool(postgres_url, min_size=1, max_size=1, open=False) as pool:
+        for turns in range(TURNS_MAX):
+            held = await pool.getconn()
+            task = asyncio.create_task(using(pool))
+            for _ in range(TURNS_MAX):
+                await asyncio.sleep(0)
+            await pool.putconn(held)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(WITHIN_S):
+                await end([task])
+            assert task.done()
