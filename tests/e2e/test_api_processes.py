@@ -32,6 +32,7 @@ from tests.servers.fixtures import Private
 STOP_MAX_S = 30.0
 STREAM = "/api/events/stream"
 WORKERS = 2
+TICKETS = 12
 
 
 @pytest.fixture
@@ -194,6 +195,27 @@ def is_degraded(client: httpx.AsyncClient, wanted: list[str]) -> Callable[[], Aw
         return all(each == wanted for each in told)
 
     return everywhere
+
+
+async def test_without_redis_a_ticket_of_any_process_opens_one_stream_of_any_process(
+    installation: Installation, tmp_path: Path, key: str
+) -> None:
+    async with (
+        serving(installation, tmp_path, WORKERS) as api,
+        AsyncExitStack() as stack,
+        api.client(key) as client,
+        api.client() as stranger,
+    ):
+        made = [(await client.post("/api/events/ticket", json={})).json() for _ in range(TICKETS)]
+        asked = [{"ticket": ticket["ticket"]} for ticket in made]
+        opened = [
+            await stack.enter_async_context(stranger.stream("GET", STREAM, params=params))
+            for params in asked
+        ]
+        assert serving_workers(api) == set(api.workers)
+        again = await asyncio.gather(*(stranger.get(STREAM, params=params) for params in asked))
+    assert [answer.status_code for answer in opened] == [200] * TICKETS
+    assert [answer.status_code for answer in again] == [401] * TICKETS
 
 
 # Dying.
