@@ -25,7 +25,7 @@ from benchmarks import (
     relaying,
     startup,
 )
-from benchmarks.measure import LONG, QUICK, SCRATCH, Row, Size
+from benchmarks.measure import LONG, QUICK, SCRATCH, Row, Size, StolenTime
 
 PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "append": append.rows,
@@ -59,6 +59,7 @@ def main() -> None:
     # The servers tell of themselves on stdout, and the follower here need not.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows: list[Row] = []
+    stolen = StolenTime()
     try:
         for name in [arguments.only] if arguments.only else PARTS:
             notes.print(f"measuring: {name}, {size.rounds} rounds")
@@ -66,7 +67,7 @@ def main() -> None:
     finally:
         with suppress(OSError):  # Another run may be using it.
             SCRATCH.rmdir()
-    _show(rows)
+    _show(rows, stolen.share())
 
 
 def _arguments() -> argparse.Namespace:
@@ -76,8 +77,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _show(rows: list[Row]) -> None:
-    table = Table("", "what", "ours", "peer", caption=_machine(), caption_justify="left")
+def _show(rows: list[Row], stolen: float) -> None:
+    table = Table("", "what", "ours", "peer", caption=_machine(stolen), caption_justify="left")
     for heading in ("ratio", "target", "CPU µs per operation"):
         table.add_column(heading, justify="right")
     for row in rows:
@@ -103,10 +104,11 @@ def _figures(row: Row) -> tuple[str, str, str]:
     return ratio, row.target, row.cpu
 
 
-def _machine() -> str:
+def _machine(stolen: float) -> str:
     load = os.getloadavg()[0]
     return (
-        f"{os.cpu_count()} CPUs, load {load:.1f} at the end, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPUs, {stolen:.0%} of their time taken by the hypervisor,"
+        f" load {load:.1f} at the end, Python {platform.python_version()}, "
         f"SQLite {sqlite3.sqlite_version}. CPU: ours / peer. Only ratios count: see README.md."
     )
 

@@ -9,6 +9,7 @@ from time import perf_counter, process_time
 from typing import NamedTuple, TypeAlias
 
 import msgspec
+import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRATCH = ROOT / ".bench"
@@ -16,6 +17,13 @@ SCRATCH = ROOT / ".bench"
 
 ROUNDS = 3
 ROUNDS_LONG = 5
+
+STOLEN_MAX = 0.05
+"""Share of the processors' time beyond which a round is run again: who needs both processors
+suffers more from that than who needs one, and their ratio is then the neighbours'."""
+
+AGAIN_MAX = 4
+"""Rounds run again at most."""
 
 
 class Size(NamedTuple):
@@ -115,14 +123,44 @@ class Rounds:
 
 
 def alternate(rounds: int, systems: Mapping[str, System]) -> Rounds:
-    """Run every system once per round, each time in a fresh folder, forwards then backwards."""
-    samples: dict[str, list[Sample]] = {name: [] for name in systems}
-    for number in range(rounds):
-        names = list(systems)[:: 1 if number % 2 == 0 else -1]
-        for name in names:
-            with scratch() as folder:
-                samples[name].append(systems[name](folder))
-    return Rounds(samples)
+    """Run every system once per round, each time in a fresh folder, forwards then backwards.
+
+    Rounds that the hypervisor took processors away from are run again, and those kept that it
+    took the least from: chosen by what it took, whatever they showed.
+    """
+    found: list[tuple[float, dict[str, Sample]]] = []
+    while len(found) < rounds + AGAIN_MAX:
+        stolen = StolenTime()
+        samples = _round(systems, backwards=len(found) % 2 == 1)
+        found.append((stolen.share(), samples))
+        if sum(share <= STOLEN_MAX for share, _ in found) == rounds:
+            break
+    kept = sorted(found, key=lambda each: each[0])[:rounds]
+    return Rounds({name: [samples[name] for _, samples in kept] for name in systems})
+
+
+def _round(systems: Mapping[str, System], *, backwards: bool) -> dict[str, Sample]:
+    samples: dict[str, Sample] = {}
+    for name in list(systems)[:: -1 if backwards else 1]:
+        with scratch() as folder:
+            samples[name] = systems[name](folder)
+    return samples
+
+
+class StolenTime:
+    """What a hypervisor has taken from this machine since this was made."""
+
+    def __init__(self) -> None:
+        self._began, self._stolen = perf_counter(), _stolen_s()
+
+    def share(self) -> float:
+        """Tell it as a share of all processors' time; 0 where the system does not count it."""
+        wall = perf_counter() - self._began
+        return (_stolen_s() - self._stolen) / (wall * (psutil.cpu_count() or 1))
+
+
+def _stolen_s() -> float:
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 @contextmanager
