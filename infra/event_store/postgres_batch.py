@@ -39,8 +39,8 @@ SELECT head FROM before
 """
 """One statement, so that one round trip brings a batch of any size."""
 
-_ROWS = (flight.texts, flight.numbers, flight.texts, flight.contents, flight.texts)
-_COMMANDS = (flight.texts, flight.texts, flight.texts, flight.contents, flight.numbers)
+_ROWS = (flight.texts, flight.numbers, flight.names, flight.contents, flight.names)
+_COMMANDS = (flight.texts, flight.names, flight.texts, flight.contents, flight.numbers)
 _BLOBS = (flight.texts, flight.texts, flight.contents)
 _BINARY: Sequence[Callable[[Any], bytes]] = (*_ROWS, *_COMMANDS, *_BLOBS)
 
@@ -250,7 +250,7 @@ def values(appends: Sequence[Append]) -> tuple[list[Any], ...]:
 
 
 def _columns(rows: Sequence[Sequence[Any]], count: int) -> list[list[Any]]:
-    return [[row[n] for row in rows] for n in range(count)]
+    return list(map(list, zip(*rows, strict=True))) or [[] for _ in range(count)]
 
 
 def _positions(appends: Sequence[Append], head: int) -> list[Written]:

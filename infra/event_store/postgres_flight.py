@@ -5,6 +5,7 @@ about twice as long, and the process is what bounds the rate.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct, pack
 
 import psycopg
@@ -25,6 +26,9 @@ _LENGTH = Struct("!i").pack
 _HEAD = Struct("!iiIii").pack
 _EMPTY = Struct("!iiI").pack
 _NUMBER = Struct("!iq").pack
+
+NAMES_KEPT = 4_096
+"""Encoded tags and workspaces."""
 
 APPEND = b"append_batch"
 LOCK = b"lock_log"
@@ -99,20 +103,30 @@ def texts(column: Sequence[str | None]) -> bytes:
     """Raises:
     UnicodeError: A text has half of a surrogate pair.
     """
-    return _array(TEXT_OID, [None if text is None else text.encode() for text in column])
+    elements = [
+        NULL if text is None else _LENGTH(len(raw := text.encode())) + raw for text in column
+    ]
+    return _framed(TEXT_OID, elements, nulls=None in column)
+
+
+def names(column: Sequence[str]) -> bytes:
+    """As `texts`, of those that come again and again."""
+    return _framed(TEXT_OID, [_name(name) for name in column], nulls=False)
+
+
+@lru_cache(maxsize=NAMES_KEPT)
+def _name(name: str) -> bytes:
+    raw = name.encode()
+    return _LENGTH(len(raw)) + raw
 
 
 def contents(column: Sequence[bytes | None]) -> bytes:
-    return _array(BYTEA_OID, column)
+    elements = [NULL if value is None else _LENGTH(len(value)) + value for value in column]
+    return _framed(BYTEA_OID, elements, nulls=None in column)
 
 
 def numbers(column: Sequence[int]) -> bytes:
     return _framed(INT8_OID, [_NUMBER(8, number) for number in column], nulls=False)
-
-
-def _array(oid: int, column: Sequence[bytes | None]) -> bytes:
-    elements = [NULL if value is None else _LENGTH(len(value)) + value for value in column]
-    return _framed(oid, elements, nulls=None in column)
 
 
 def _framed(oid: int, elements: Sequence[bytes], *, nulls: bool) -> bytes:
