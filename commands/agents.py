@@ -1,6 +1,6 @@
 """Commands on agents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
@@ -55,6 +55,15 @@ class ChangeAgent(msgspec.Struct, frozen=True, kw_only=True):
     tags: object | UnsetType = UNSET
     model: ModelConfig | UnsetType | None = UNSET
     status: AgentStatus | UnsetType = UNSET
+
+
+class RollBackAgent(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    version: Of the agent's stream; see `agents.roll_back`.
+    """
+
+    agent_id: AgentId
+    version: int
 
 
 class ArchiveAgent(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +137,22 @@ class AgentCommands:
 
         return await self._transactions.run(decide, issued, AgentAnswer)
 
+    async def roll_back(self, command: RollBackAgent, issued: Issued) -> Outcome[AgentAnswer]:
+        async def decide(transaction: Transaction) -> AgentAnswer:
+            stream_id = AGENT.stream_id(issued.workspace_id, command.agent_id)
+            loaded = await transaction.load_matching(AGENT, stream_id)
+            then = await transaction.load_at(AGENT, stream_id, command.version)
+            decided = agents.roll_back(
+                loaded.state, agent_id=command.agent_id, version=command.version, then=then
+            )
+            try:
+                return await self._changed(transaction, issued, loaded, decided)
+            except NameIsTaken as taken:
+                # The request holds no name: it is the version's.
+                raise NameIsTaken(taken.kind, taken.name, pointer="/version") from taken
+
+        return await self._transactions.run(decide, issued, AgentAnswer)
+
     async def archive(self, command: ArchiveAgent, issued: Issued) -> Outcome[ArchivedAnswer]:
         async def decide(transaction: Transaction) -> ArchivedAnswer:
             stream_id = AGENT.stream_id(issued.workspace_id, command.agent_id)
@@ -185,9 +210,21 @@ class AgentCommands:
         changed = AGENT.fold(decided, loaded.state)
         assert isinstance(changed, Registered)
         _check_tags(changed.profile.tags, known=known.profile.tags)
+        return await self._changed(transaction, issued, loaded, decided)
+
+    async def _changed(
+        self,
+        transaction: Transaction,
+        issued: Issued,
+        loaded: Loaded[AgentState],
+        decided: Sequence[agents.AgentEvent],
+    ) -> AgentAnswer:
+        known, changed = loaded.state, AGENT.fold(decided, loaded.state)
+        assert isinstance(known, Registered)
+        assert isinstance(changed, Registered)
         names = Names(transaction, issued.workspace_id, NAME_KIND)
         await names.rename(known.profile.name, changed.profile.name, str(known.agent_id))
-        stream_id = AGENT.stream_id(issued.workspace_id, command.agent_id)
+        stream_id = AGENT.stream_id(issued.workspace_id, known.agent_id)
         return _answer(transaction, loaded, changed, transaction.record(stream_id, decided))
 
     async def _import_again(

@@ -163,6 +163,10 @@ class EventStore(Protocol):
         """
         ...
 
+    async def load_at(self, aggregate: Aggregate[S, E], stream_id: StreamId, version: int) -> S:
+        """Fold a stream's first events; none of them if it has not so many."""
+        ...
+
     def cached(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S] | None:
         """Tell what is known of a stream without asking the log."""
         ...
@@ -230,6 +234,10 @@ class Transaction:
         loaded = await self._store.load(aggregate, stream_id, fresh=self._fresh)
         self._loaded[stream_id] = loaded
         return loaded
+
+    async def load_at(self, aggregate: Aggregate[S, E], stream_id: StreamId, version: int) -> S:
+        """Load what a stream once was: no decision is at risk, since that does not move."""
+        return await self._store.load_at(aggregate, stream_id, version)
 
     def load_new(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S]:
         """Take a stream to be empty without looking; the append finds out if it is not."""

@@ -6,7 +6,7 @@ from typing import Literal, NewType, TypeAlias, assert_never, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from domain.changes import differing
+from domain.changes import alike, differing
 from domain.errors import AgentIsArchived, AlreadyExists, NotFound
 from domain.events import Aggregate, Event, JsonObject
 
@@ -136,6 +136,19 @@ class AgentDeactivated(Event, frozen=True, kw_only=True, tag="agent_deactivated"
     training: bool = False
 
 
+class AgentRolledBack(Event, frozen=True, kw_only=True, tag="agent_rolled_back"):
+    """An agent was made again what it was told to be at an earlier version.
+
+    Attributes:
+        version: The one restored.
+        profile: As it then was, but for the status, which is as it is now.
+    """
+
+    agent_id: AgentId
+    version: int
+    profile: AgentProfile
+
+
 class AgentArchived(Event, frozen=True, kw_only=True, tag="agent_archived"):
     """An agent was put away for good; its history stays."""
 
@@ -150,6 +163,7 @@ AgentEvent: TypeAlias = (
     | AgentModelConfigured
     | AgentActivated
     | AgentDeactivated
+    | AgentRolledBack
     | AgentArchived
 )
 
@@ -186,6 +200,7 @@ def evolve(state: AgentState, event: AgentEvent) -> AgentState:
             | AgentModelConfigured()
             | AgentActivated()
             | AgentDeactivated()
+            | AgentRolledBack()
         ):
             if not isinstance(state, Registered):
                 return state
@@ -201,7 +216,12 @@ def evolve(state: AgentState, event: AgentEvent) -> AgentState:
 
 def _evolve_profile(
     profile: AgentProfile,
-    event: AgentChanged | AgentTagged | AgentModelConfigured | AgentActivated | AgentDeactivated,
+    event: AgentChanged
+    | AgentTagged
+    | AgentModelConfigured
+    | AgentActivated
+    | AgentDeactivated
+    | AgentRolledBack,
 ) -> AgentProfile:
     match event:
         case AgentChanged():
@@ -215,6 +235,8 @@ def _evolve_profile(
         case AgentDeactivated():
             status = "training" if event.training else "inactive"
             return msgspec.structs.replace(profile, status=status)
+        case AgentRolledBack():
+            return event.profile
         case _:
             assert_never(event)
 
@@ -303,6 +325,23 @@ def set_status(
     if status == "active":
         return (AgentActivated(agent_id=agent_id),)
     return (AgentDeactivated(agent_id=agent_id, training=status == "training"),)
+
+
+def roll_back(
+    state: AgentState, *, agent_id: AgentId, version: int, then: AgentState
+) -> tuple[AgentEvent, ...]:
+    """Make an agent again what it was told to be; whether it is in service stays as it is.
+
+    Raises:
+        NotFound: There was no such version.
+    """
+    known = registered(state, agent_id).profile
+    if not isinstance(then, Registered):
+        raise NotFound("Version", str(version))
+    profile = msgspec.structs.replace(then.profile, status=known.status)
+    if alike(profile, known):
+        return ()
+    return (AgentRolledBack(agent_id=agent_id, version=version, profile=profile),)
 
 
 def archive(state: AgentState, *, agent_id: AgentId, reason: str) -> tuple[AgentEvent, ...]:

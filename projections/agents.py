@@ -27,6 +27,7 @@ from domain.agents import (
     AgentModelConfigured,
     AgentProfile,
     AgentRegistered,
+    AgentRolledBack,
     AgentSource,
     AgentStatus,
     AgentTagged,
@@ -78,6 +79,7 @@ class AgentsProjector:
                 | AgentModelConfigured()
                 | AgentActivated()
                 | AgentDeactivated()
+                | AgentRolledBack()
                 | AgentArchived()
             ) as event:
                 rows = batch.rows(agents)
@@ -112,6 +114,7 @@ def _changed(
     | AgentModelConfigured
     | AgentActivated
     | AgentDeactivated
+    | AgentRolledBack
     | AgentArchived,
 ) -> Row:
     match event:
@@ -125,6 +128,8 @@ def _changed(
             return {"status": "active"}
         case AgentDeactivated():
             return {"status": "training" if event.training else "inactive"}
+        case AgentRolledBack():
+            return _profile_columns(event.profile)
         case AgentArchived():
             return {"archived": True, "status": "inactive"}
 

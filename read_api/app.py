@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolIsBusy
 
 from commands.transact import StorageUnavailable
 from read_api import agents, events, workflows
-from read_api.agents import AgentController
+from read_api.agents import AgentController, AgentHistoryController
 from read_api.asked import Commands, Shared, bound_to
 from read_api.auth import PUBLIC, Authenticator, guard
 from read_api.document import struct_schemas
@@ -122,6 +122,7 @@ def create_app(
     app = Litestar(
         route_handlers=[
             AgentController,
+            AgentHistoryController,
             WorkflowController,
             ExecutionController,
             UsageController,

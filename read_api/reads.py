@@ -6,10 +6,12 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from domain.catalog import AnyEvent
-from domain.events import Blob, Recorded, StreamId, WorkspaceId
+from domain.events import Aggregate, Blob, Event, Recorded, StreamId, WorkspaceId
 
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S")
+E = TypeVar("E", bound=Event)
 
 
 class Reads(Protocol):
@@ -42,6 +44,10 @@ class EventLog(Protocol):
     async def read_stream(
         self, stream_id: StreamId, *, after: int, limit: int
     ) -> list[Recorded[AnyEvent]]: ...
+    async def load_at(self, aggregate: Aggregate[S, E], stream_id: StreamId, version: int) -> S:
+        """Fold a stream's first events; none of them if it has not so many."""
+        ...
+
     async def head(self) -> int: ...
     @property
     def is_full(self) -> bool:

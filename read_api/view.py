@@ -16,7 +16,8 @@ from litestar.params import PathParameter, QueryParameter
 from sqlalchemy import Connection
 
 from domain.agents import ModelConfig
-from domain.events import Blob, WorkspaceId
+from domain.catalog import AnyEvent
+from domain.events import Aggregate, Blob, Event, Recorded, WorkspaceId
 from read_api.auth import Circumstances, Principal
 from read_api.defaults import Defaults
 from read_api.errors import BadHeader
@@ -24,6 +25,8 @@ from read_api.reads import EventLog, Progress, Reads
 
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S")
+E = TypeVar("E", bound=Event)
 
 WAIT_MAX_S = 1.0
 
@@ -122,6 +125,18 @@ class View:
 
     async def text(self, blob: Blob | None) -> str | None:
         return None if blob is None else await self._ports.log.text(self.workspace_id, blob)
+
+    async def stream(
+        self, aggregate: Aggregate[S, E], key: int | str, *, after: int, limit: int
+    ) -> list[Recorded[AnyEvent]]:
+        """Read one of the workspace's streams, oldest first."""
+        stream_id = aggregate.stream_id(self.workspace_id, key)
+        return await self._ports.log.read_stream(stream_id, after=after, limit=limit)
+
+    async def once(self, aggregate: Aggregate[S, E], key: int | str, version: int) -> S:
+        """Give one of the workspace's aggregates as it was at a version; initial if never."""
+        stream_id = aggregate.stream_id(self.workspace_id, key)
+        return await self._ports.log.load_at(aggregate, stream_id, version)
 
     def now(self) -> datetime:
         return self._ports.circumstances.now()

@@ -42,6 +42,9 @@ WORKSPACES_KNOWN_MAX = 100_000
 PAGE_ROWS_MAX = 1_000
 """Rows read from the log at once."""
 
+VERSION_MAX = 2**63 - 1
+"""What a log can count."""
+
 POLL_S = 1.0
 """How soon an append of another process is noticed when nothing tells of it."""
 
@@ -135,16 +138,30 @@ class EventStore:
             self._remember(stream_id, _Cached(aggregate, loaded))
         return loaded
 
+    async def load_at(self, aggregate: Aggregate[S, E], stream_id: StreamId, version: int) -> S:
+        """Fold a stream's first events; none of them if it has not so many."""
+        nothing: Loaded[S] = Loaded(aggregate.initial, 0, None, None)
+        loaded = await self._catch_up(aggregate, stream_id, nothing, until=version)
+        return loaded.state if loaded.version == version else aggregate.initial
+
     def cached(self, aggregate: Aggregate[S, E], stream_id: StreamId) -> Loaded[S] | None:
         """Tell what this process remembers of a stream, which may be old."""
         cached = self._states.get(stream_id)
         return cached.loaded if cached is not None and cached.aggregate is aggregate else None
 
     async def _catch_up(
-        self, aggregate: Aggregate[S, E], stream_id: StreamId, known: Loaded[S]
+        self,
+        aggregate: Aggregate[S, E],
+        stream_id: StreamId,
+        known: Loaded[S],
+        *,
+        until: int = VERSION_MAX,
     ) -> Loaded[S]:
         version = known.version
-        while bodies := await self._log.bodies(stream_id, after=version, limit=PAGE_ROWS_MAX):
+        while limit := min(PAGE_ROWS_MAX, until - version):
+            bodies = await self._log.bodies(stream_id, after=version, limit=limit)
+            if not bodies:
+                break
             try:
                 known = self._folded(aggregate, known, bodies)
             except CannotDecode:
@@ -152,7 +169,7 @@ class EventStore:
                 await self.read_stream(stream_id, after=version)
                 raise
             version = known.version
-            if len(bodies) < PAGE_ROWS_MAX:
+            if len(bodies) < limit:
                 break
         return known
 

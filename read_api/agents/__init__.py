@@ -9,12 +9,14 @@ from read_api.agents.controller import (
     provide_filter,
     stats_of,
 )
+from read_api.agents.history import AgentHistoryController
 
 __all__ = [
     "BODY_MAX",
     "PAGE_MAX",
     "AgentBody",
     "AgentController",
+    "AgentHistoryController",
     "ModelUsageStats",
     "NewAgent",
     "StatsBody",

@@ -18,6 +18,7 @@ from commands.agents import (
     ImportAgent,
     ImportAnswer,
     RegisterAgent,
+    RollBackAgent,
 )
 from domain.agents import (
     AGENT,
@@ -307,3 +308,34 @@ async def test_what_an_import_records_belongs_together(writing: Writing) -> None
     metadata: set[Metadata] = {recorded.metadata for recorded in await writing.recorded()}
     assert len(metadata) == 1
     assert await writing.tags() == ["name_claimed", "agent_registered", "name_claimed"]
+
+
+# Rolling back.
+
+
+async def test_a_rollback_gives_the_old_name_back_and_frees_the_new_one(writing: Writing) -> None:
+    ada = await registered(writing, "Ada")
+    await change(writing, ChangeAgent(agent_id=ada, changes=AgentChanges(name="Eve")))
+    back = RollBackAgent(agent_id=ada, version=1)
+    answer = (await writing.agents.roll_back(back, writing.issued())).answer
+    assert (answer.profile.name, answer.version) == ("Ada", 3)
+    await registered(writing, "Eve")
+    with pytest.raises(NameIsTaken):
+        await registered(writing, "Ada")
+
+
+async def test_a_rollback_to_a_name_that_another_has_by_now_points_to_the_version(
+    writing: Writing,
+) -> None:
+    ada = await registered(writing, "Ada")
+    await change(writing, ChangeAgent(agent_id=ada, changes=AgentChanges(name="Eve")))
+    await registered(writing, "Ada")
+    with pytest.raises(NameIsTaken) as refused:
+        await writing.agents.roll_back(RollBackAgent(agent_id=ada, version=1), writing.issued())
+    assert refused.value.pointer == "/version"
+    assert (await profile(writing, ada)).name == "Eve"
+
+
+async def registered(writing: Writing, name: str) -> AgentId:
+    command = RegisterAgent(profile=AgentProfile(name=name))
+    return (await writing.agents.register(command, writing.issued())).answer.agent_id

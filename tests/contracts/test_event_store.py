@@ -286,6 +286,16 @@ async def test_cached_and_fresh_loads_agree(store: EventStore, open_store: Open)
         assert cached == await beside.load(AGENT, ADA, fresh=True)
 
 
+async def test_a_stream_is_loaded_as_it_once_was(store: EventStore) -> None:
+    for number in range(5):
+        await tag(store, ADA, number, str(number))
+    for version in (1, 3, 5):
+        then = await store.load_at(AGENT, ADA, version)
+        assert then == AGENT.fold(tagged(str(number)) for number in range(version))
+    for never in (0, 6):
+        assert await store.load_at(AGENT, ADA, never) == AGENT.initial
+
+
 async def test_a_fresh_load_sees_what_another_process_appended(
     store: EventStore, open_store: Open
 ) -> None:

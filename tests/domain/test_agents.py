@@ -15,6 +15,7 @@ from domain.agents import (
     AgentModelConfigured,
     AgentProfile,
     AgentRegistered,
+    AgentRolledBack,
     AgentStatus,
     AgentTagged,
     Archived,
@@ -222,3 +223,50 @@ def test_a_model_is_told_who_it_is_before_its_own_prompt() -> None:
         "You are Ada, an agent of type custom.\n\nReads logs.\n\nBe short."
     )
     assert agents.system_prompt(AgentProfile(name="Ada")) == "You are Ada, an agent of type custom."
+
+
+# Rolling back.
+
+
+def test_a_rollback_makes_an_agent_what_it_was_but_leaves_it_in_or_out_of_service() -> None:
+    changed = AgentChanged(agent_id=ADA, changes=AgentChanges(name="Eve"))
+    deactivated = AgentDeactivated(agent_id=ADA)
+    back = AgentRolledBack(
+        agent_id=ADA, version=1, profile=msgspec.structs.replace(PROFILE, status="inactive")
+    )
+    then = AGENT.fold([REGISTERED])
+    given(AGENT, REGISTERED, changed, deactivated).when(
+        agents.roll_back, agent_id=ADA, version=1, then=then
+    ).then(back)
+    assert profile_after(changed, deactivated, back) == back.profile
+
+
+def test_a_rollback_to_what_an_agent_is_records_nothing() -> None:
+    given(AGENT, REGISTERED).when(
+        agents.roll_back, agent_id=ADA, version=1, then=AGENT.fold([REGISTERED])
+    ).then_nothing()
+
+
+def test_a_rollback_tells_json_apart_that_python_takes_for_equal() -> None:
+    changes = AgentChanges(configuration={"depth": 2.0})
+    changed = AgentChanged(agent_id=ADA, changes=changes)
+    given(AGENT, REGISTERED, changed).when(
+        agents.roll_back, agent_id=ADA, version=1, then=AGENT.fold([REGISTERED])
+    ).then(AgentRolledBack(agent_id=ADA, version=1, profile=PROFILE))
+
+
+def test_there_is_no_rollback_to_a_version_that_never_was() -> None:
+    given(AGENT, REGISTERED).when(
+        agents.roll_back, agent_id=ADA, version=7, then=Unregistered()
+    ).then_refused(NotFound)
+
+
+def test_an_archived_agent_is_not_rolled_back() -> None:
+    given(AGENT, REGISTERED, ARCHIVED).when(
+        agents.roll_back, agent_id=ADA, version=1, then=AGENT.fold([REGISTERED])
+    ).then_refused(AgentIsArchived)
+
+
+def test_a_rollback_of_an_agent_that_never_was_is_read_over() -> None:
+    back = AgentRolledBack(agent_id=ADA, version=1, profile=PROFILE)
+    assert AGENT.fold([back]) == Unregistered()

@@ -30,6 +30,7 @@ from tests.read_api.things import (
     MAKERS,
     NAMES_NOTHING,
     PLAIN,
+    PLAIN_PATHS,
     Document,
     Name,
     Office,
@@ -256,7 +257,7 @@ async def _asked(
         frames: Of a live stream read what is sent until an event comes, and not only what begins
             every stream.
     """
-    named = world.mine | {place.kind: name}
+    named = {**PLAIN_PATHS, **world.mine, place.kind: name}
     path = re.sub(
         r"{(\w+)}", lambda hole: quote(str(named[f"path:{hole[1]}"]), safe=""), operation.path
     )

@@ -168,6 +168,10 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
 PLAIN = frozenset({"after", "cursor", "limit", "since", "skip", "status", "type", "until"})
 """Parameters of queries that name no thing of anybody's. Positions have tests of their own."""
 
+PLAIN_PATHS: Mapping[str, Name] = MappingProxyType({"path:version": 1})
+"""Parameters of paths that name nothing but within what the path has named before, with a value
+that is there."""
+
 NAMES_NOTHING = frozenset(
     {"fallback_model_id", "model_id", "plugin_ids", "skill_ids", "step_id", "tool_ids"}
 )
@@ -239,7 +243,9 @@ class Document:
         """Give the places where an operation may name a tenant's thing."""
         for name in sorted(self.parameters(operation)):
             where, _, plain = name.partition(":")
-            if where == "path" or (where == "query" and plain not in PLAIN):
+            if (where == "path" and name not in PLAIN_PATHS) or (
+                where == "query" and plain not in PLAIN
+            ):
                 yield Place(name)
         schema = self._body(operation)
         for path in self._ids(schema) if schema else ():
