@@ -1,6 +1,7 @@
 """Commands on agents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from commands.names import Names
 from commands.transact import Issued, Loaded, Outcome, Transaction, Transactions
-from domain import agents
+from domain import agents, claims
 from domain.agents import (
     AGENT,
     AgentChanges,
@@ -22,12 +23,15 @@ from domain.agents import (
     Registered,
     Unregistered,
 )
-from domain.errors import Invalid, NameIsTaken, TooLong
+from domain.errors import DomainError, Invalid, NameIsTaken, TooLong
 from domain.events import WorkspaceId
 
 NAME_MAX = 255
 DESCRIPTION_MAX = 16_384
 PROMPT_BYTES_MAX = 256 * 1024
+AT_ONCE_MAX = 100
+"""Agents registered by one command."""
+
 TAGS_MAX = 100
 """After commas are split: one text may hold many."""
 
@@ -43,6 +47,14 @@ SOURCE_KIND = "agent_source"
 
 class RegisterAgent(msgspec.Struct, frozen=True, kw_only=True):
     profile: AgentProfile
+
+
+class RegisterAgents(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    profiles: All are registered, or none; at most `AT_ONCE_MAX`.
+    """
+
+    profiles: tuple[AgentProfile, ...]
 
 
 class ChangeAgent(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +104,10 @@ class AgentAnswer(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str
 
 
+class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    agents: tuple[AgentAnswer, ...]
+
+
 class ArchivedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: AgentId
     name: str
@@ -125,6 +141,24 @@ class AgentCommands:
             return await self._register(transaction, issued, command.profile)
 
         return await self._transactions.run(decide, issued, AgentAnswer)
+
+    async def register_all(self, command: RegisterAgents, issued: Issued) -> Outcome[AgentsAnswer]:
+        """Register agents, all of them or none; refusals point to the one at fault."""
+        if not 1 <= len(command.profiles) <= AT_ONCE_MAX:
+            raise Invalid(f"From 1 to {AT_ONCE_MAX} agents are registered at once.", pointer="")
+        _check_distinct(command.profiles)
+        for number, profile in enumerate(command.profiles):
+            with _pointing_to(number):
+                _check_prompt(profile.system_prompt)
+
+        async def decide(transaction: Transaction) -> AgentsAnswer:
+            answers: list[AgentAnswer] = []
+            for number, profile in enumerate(command.profiles):
+                with _pointing_to(number):
+                    answers.append(await self._register(transaction, issued, profile))
+            return AgentsAnswer(agents=tuple(answers))
+
+        return await self._transactions.run(decide, issued, AgentsAnswer)
 
     async def change(self, command: ChangeAgent, issued: Issued) -> Outcome[AgentAnswer]:
         if command.changes.system_prompt is not UNSET:
@@ -258,6 +292,25 @@ def decide_change(state: AgentState, command: ChangeAgent) -> list[agents.AgentE
     if command.status is not UNSET:
         decided += agents.set_status(state, agent_id=agent_id, status=command.status)
     return decided
+
+
+@contextmanager
+def _pointing_to(number: int) -> Iterator[None]:
+    try:
+        yield
+    except DomainError as error:
+        error.pointer = f"/{number}{error.pointer or ''}"
+        raise
+
+
+def _check_distinct(profiles: Sequence[AgentProfile]) -> None:
+    """Refuse two of one name: within one decision the first one's claim is not seen yet."""
+    names: set[str] = set()
+    for number, profile in enumerate(profiles):
+        name = claims.folded(profile.name)
+        if name in names:
+            raise NameIsTaken(NAME_KIND, profile.name, pointer=f"/{number}/name")
+        names.add(name)
 
 
 async def _with_free_name(

@@ -56,9 +56,18 @@ class Answer(Response[Any]):
         await send(rest)
 
 
-def accepted(outcome: Outcome[R], body: Any, version: int, status: int) -> Answer:  # noqa: ANN401
-    """Tell the new version, and where the store is, so that a client can wait for a read model."""
-    headers = [(b"etag", b'"%d"' % version)]
+def accepted(
+    outcome: Outcome[R],
+    body: Any,  # noqa: ANN401
+    version: int | None,
+    status: int,
+) -> Answer:
+    """Tell the new version, and where the store is, so that a client can wait for a read model.
+
+    Args:
+        version: None where the body is of several things.
+    """
+    headers = [] if version is None else [(b"etag", b'"%d"' % version)]
     if outcome.global_position is not None:
         headers.append((b"x-event-position", b"%d" % outcome.global_position))
     if outcome.replayed:

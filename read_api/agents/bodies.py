@@ -74,13 +74,13 @@ class SwitchedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
-def refuse_unknown_parts(data: NewAgent | AgentUpdate) -> None:
+def refuse_unknown_parts(data: NewAgent | AgentUpdate, at: str = "") -> None:
     """Refuse what names a skill, tool or plugin, rather than drop it: this part has none."""
     named = {"skill_ids": data.skill_ids, "tool_ids": data.tool_ids, "plugin_ids": data.plugin_ids}
     for field, ids in named.items():
         if ids:
             what = field.removesuffix("_ids").capitalize() + "s"
-            raise Invalid(f"{what} not found: {ids}", pointer=f"/{field}")
+            raise Invalid(f"{what} not found: {ids}", pointer=f"{at}/{field}")
 
 
 def profile_of(data: NewAgent) -> AgentProfile:

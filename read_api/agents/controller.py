@@ -7,7 +7,7 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromQuery, JSONBody, QueryParameter
 
-from commands.agents import AgentCommands, ArchiveAgent, ChangeAgent, RegisterAgent
+from commands.agents import AgentCommands, ArchiveAgent, ChangeAgent, RegisterAgent, RegisterAgents
 from commands.transact import Issued
 from domain.agents import AGENT_TYPES, AgentId, AgentStatus, ModelConfig
 from projections.agents import AgentFilter, AgentRow, agent, agent_counts, agent_page
@@ -66,6 +66,18 @@ class AgentController(Controller):
         answer = outcome.answer
         body = answered(answer, await view.model(answer.profile.model))
         return accepted(outcome, body, answer.version, 201)
+
+    @post("/bulk", summary="Register agents, all of them or none", opt=may("agents:create"))
+    async def register_all(
+        self, data: JSONBody[list[NewAgent]], request: ApiRequest
+    ) -> Response[list[AgentBody]]:
+        for number, each in enumerate(data):
+            refuse_unknown_parts(each, f"/{number}")
+        command = RegisterAgents(profiles=tuple(profile_of(each) for each in data))
+        outcome = await request.commands.agents.register_all(command, await request.issued())
+        made, view = outcome.answer.agents, request.view
+        bodies = [answered(each, await view.model(each.profile.model)) for each in made]
+        return accepted(outcome, bodies, None, 201)
 
     @get("/", summary="List agents, newest first", opt=may("agents:read"))
     async def list_agents(

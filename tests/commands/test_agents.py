@@ -8,6 +8,7 @@ import pytest
 from msgspec import UNSET
 
 from commands.agents import (
+    AT_ONCE_MAX,
     PROMPT_BYTES_MAX,
     TAG_MAX,
     TAGS_MAX,
@@ -18,6 +19,7 @@ from commands.agents import (
     ImportAgent,
     ImportAnswer,
     RegisterAgent,
+    RegisterAgents,
     RollBackAgent,
 )
 from domain.agents import (
@@ -29,7 +31,15 @@ from domain.agents import (
     ModelConfig,
     Registered,
 )
-from domain.errors import AgentIsArchived, Invalid, NameIsTaken, NotFound, TooLong, VersionMismatch
+from domain.errors import (
+    AgentIsArchived,
+    DomainError,
+    Invalid,
+    NameIsTaken,
+    NotFound,
+    TooLong,
+    VersionMismatch,
+)
 from domain.events import Metadata
 from tests.commands.writing import ACME, GLOBEX, Writing
 from tests.fakes import NOON
@@ -339,3 +349,52 @@ async def test_a_rollback_to_a_name_that_another_has_by_now_points_to_the_versio
 async def registered(writing: Writing, name: str) -> AgentId:
     command = RegisterAgent(profile=AgentProfile(name=name))
     return (await writing.agents.register(command, writing.issued())).answer.agent_id
+
+
+# Several at once.
+
+
+async def register_all(writing: Writing, *profiles: AgentProfile) -> list[str]:
+    command = RegisterAgents(profiles=profiles)
+    answer = (await writing.agents.register_all(command, writing.issued())).answer
+    return [each.profile.name for each in answer.agents]
+
+
+async def test_agents_are_registered_all_at_once(writing: Writing) -> None:
+    names = ["Ada", "Bob", "Eve"]
+    assert await register_all(writing, *(AgentProfile(name=name) for name in names)) == names
+    for name in names:
+        with pytest.raises(NameIsTaken):
+            await registered(writing, name)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "pointer"),
+    [
+        (AgentProfile(name="taken"), NameIsTaken, "/1/name"),
+        (AgentProfile(name=" ADA "), NameIsTaken, "/1/name"),
+        (AgentProfile(name="Bob", tags=("x" * (TAG_MAX + 1),)), Invalid, "/1/tags"),
+        (
+            AgentProfile(name="Bob", system_prompt="x" * (PROMPT_BYTES_MAX + 1)),
+            TooLong,
+            "/1/system_prompt",
+        ),
+    ],
+    ids=["taken", "twice", "tags", "prompt"],
+)
+async def test_one_that_cannot_be_registered_keeps_out_all_and_is_pointed_to(
+    writing: Writing, fault: AgentProfile, error: type[DomainError], pointer: str
+) -> None:
+    await registered(writing, "Taken")
+    with pytest.raises(error) as refused:
+        await register_all(writing, AgentProfile(name="Ada"), fault, AgentProfile(name="Eve"))
+    assert refused.value.pointer == pointer
+    assert await register_all(writing, AgentProfile(name="Ada")) == ["Ada"]
+
+
+@pytest.mark.parametrize("count", [0, AT_ONCE_MAX + 1])
+async def test_there_is_a_bound_to_how_many_are_registered_at_once(
+    writing: Writing, count: int
+) -> None:
+    with pytest.raises(Invalid):
+        await register_all(writing, *(AgentProfile(name=f"Agent {n}") for n in range(count)))

@@ -181,3 +181,47 @@ async def test_kinds_counts_and_status_have_their_shapes(tenant: Tenant) -> None
         "status": "active",
         "updated_at": agent["updated_at"],
     }
+
+
+# Several at once.
+
+
+async def test_agents_are_made_all_at_once_in_the_order_they_were_told(tenant: Tenant) -> None:
+    wanted = [{"name": f"Agent {n}", "tags": ["x"]} for n in range(3)]
+    answer = await tenant.http.post("/api/agents/bulk", json=wanted)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert [each["name"] for each in made] == ["Agent 0", "Agent 1", "Agent 2"]
+    assert "etag" not in answer.headers
+    listed = await tenant.http.get(
+        "/api/agents/", headers={"Min-Position": answer.headers["x-event-position"]}
+    )
+    assert sorted(each["id"] for each in listed.json()) == sorted(each["id"] for each in made)
+
+
+async def test_of_agents_made_at_once_one_at_fault_is_pointed_to_and_none_is_made(
+    tenant: Tenant,
+) -> None:
+    await tenant.agent("Ada")
+    refused = await tenant.http.post("/api/agents/bulk", json=[{"name": "Bob"}, {"name": "ADA"}])
+    problem = assert_problem(refused, 409, "name_is_taken")
+    assert problem["errors"][0]["pointer"] == "/1/name"
+    unknown = await tenant.http.post("/api/agents/bulk", json=[{"name": "B", "skill_ids": [7]}])
+    assert unknown.json()["errors"][0]["pointer"] == "/0/skill_ids"
+    assert [each["name"] for each in (await tenant.http.get("/api/agents/")).json()] == ["Ada"]
+
+
+@pytest.mark.parametrize("count", [0, 101])
+async def test_agents_made_at_once_have_a_bound(tenant: Tenant, count: int) -> None:
+    wanted = [{"name": f"Agent {n}"} for n in range(count)]
+    refused = await tenant.http.post("/api/agents/bulk", json=wanted)
+    assert_problem(refused, 422, "invalid")
+
+
+async def test_making_agents_at_once_is_answered_again_under_its_key(tenant: Tenant) -> None:
+    wanted, headers = [{"name": "Ada"}, {"name": "Bob"}], {"Idempotency-Key": "bulk-agents-1"}
+    first, again = [
+        await tenant.http.post("/api/agents/bulk", json=wanted, headers=headers) for _ in range(2)
+    ]
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert again.headers["idempotent-replayed"] == "true"
