@@ -130,9 +130,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data_dir: Path = Path("data")
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8000
-    log_level: Annotated[str, msgspec.Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    log_level: Annotated[str, msgspec.Meta(pattern=r"^(DEBUG|INFO|WARNING|ERROR)\Z")] = "INFO"
     llm_provider: Annotated[
-        str, msgspec.Meta(pattern="^(|openai|anthropic|huggingface|offline)$")
+        str, msgspec.Meta(pattern=r"^(|openai|anthropic|huggingface|offline)\Z")
     ] = ""
     llm_model: str = ""
     llm_temperature: Annotated[
@@ -147,18 +147,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     openai_base_url: str = ""
     anthropic_base_url: str = ""
     huggingface_base_url: str = ""
-    database_url: Annotated[str, msgspec.Meta(pattern="^(|postgres(ql)?://.+)$")] = ""
-    redis_url: Annotated[str, msgspec.Meta(pattern="^(|rediss?://.+|unix://.+)$")] = ""
+    database_url: Annotated[str, msgspec.Meta(pattern=r"^(|postgres(ql)?://.+)\Z")] = ""
+    redis_url: Annotated[str, msgspec.Meta(pattern=r"^(|rediss?://.+|unix://.+)\Z")] = ""
     kafka_bootstrap_servers: str = ""
-    kafka_topic: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9._-]{1,200}$")] = (
+    kafka_topic: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,200}\Z")] = (
         "automatos.events"
     )
     kafka_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 12
     kafka_security_protocol: Annotated[
-        str, msgspec.Meta(pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
+        str, msgspec.Meta(pattern=r"^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)\Z")
     ] = "PLAINTEXT"
     kafka_sasl_mechanism: Annotated[
-        str, msgspec.Meta(pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
+        str, msgspec.Meta(pattern=r"^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)\Z")
     ] = "PLAIN"
     kafka_sasl_username: str = ""
     kafka_sasl_password: str = ""
@@ -170,16 +170,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 1024 * 1024
     streams_per_workspace: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 50
     streams_per_key: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
-    runs_per_workspace: Annotated[str, msgspec.Meta(pattern="^(|0|[1-9][0-9]{0,5})$")] = ""
-    clerk_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#]+)$")] = ""
-    clerk_issuer: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#?]+)$")] = ""
+    runs_per_workspace: Annotated[str, msgspec.Meta(pattern=r"^(|0|[1-9][0-9]{0,5})\Z")] = ""
+    clerk_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#]+)\Z")] = ""
+    clerk_issuer: Annotated[str, msgspec.Meta(pattern=r"^(|https://[^\s@#?]+)\Z")] = ""
     clerk_audience: str = ""
     clerk_jwt_key: str = ""
     clerk_authorized_parties: Annotated[
-        str, msgspec.Meta(pattern=r"^(|https?://[^\s,/]+( *, *https?://[^\s,/]+)*)$")
+        str, msgspec.Meta(pattern=r"^(|https?://[^\s,/]+( *, *https?://[^\s,/]+)*)\Z")
     ] = ""
 
-    environment: Annotated[str, msgspec.Meta(pattern="^[a-z]{1,40}$")] = "development"
+    environment: Annotated[str, msgspec.Meta(pattern=r"^[a-z]{1,40}\Z")] = "development"
     cors_allow_origins: Annotated[str, msgspec.Meta(pattern=ORIGINS)] = "http://localhost:3000"
     widget_origin_allowlist: Annotated[str, msgspec.Meta(pattern=ORIGINS)] = ""
     trusted_proxies: str = ""
@@ -188,7 +188,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit_writes: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
     rate_limit_bad_keys: Annotated[str, msgspec.Meta(pattern=RATE)] = ""
     metrics: Literal["key", "open", "off"] = "key"
-    otel_exporter_otlp_endpoint: Annotated[str, msgspec.Meta(pattern=r"^(|https?://[^\s@]+)$")] = ""
+    otel_exporter_otlp_endpoint: Annotated[str, msgspec.Meta(pattern=r"^(|https?://[^\s@]+)\Z")] = (
+        ""
+    )
 
     def __post_init__(self) -> None:
         networks(self.trusted_proxies)
