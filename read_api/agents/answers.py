@@ -98,6 +98,77 @@ class ModelUsageBody(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class LlmInfo(msgspec.Struct, frozen=True, kw_only=True):
+    provider: str
+    model_id: str
+
+
+class PerformanceBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The original's shape, of what was recorded; null is what nobody measures.
+
+    Attributes:
+        success_rate: Of the steps that have ended, 0 to 1; null before the first.
+        average_response_time: Seconds of a completed step; null before the first.
+        total_tasks: Steps of runs that have ended; those that run are not counted yet.
+        total_cost: US dollars, of the calls whose price is known.
+        overall_score, average_memory_usage, average_cpu_usage, uptime_percentage, runtime: The
+            original made them up.
+    """
+
+    agent_id: int
+    agent_name: str
+    period: str
+    status: AgentStatus
+    overall_score: float | None
+    success_rate: float | None
+    average_response_time: float | None
+    total_tasks: int
+    completed_tasks: int
+    failed_tasks: int
+    average_tokens_per_task: int
+    total_tokens_used: int
+    total_cost: float
+    total_requests: int
+    average_memory_usage: float | None
+    average_cpu_usage: float | None
+    uptime_percentage: float | None
+    runtime: JsonObject | None
+    llm_info: LlmInfo
+    raw_performance_metrics: JsonObject
+    raw_model_stats: ModelUsageStats
+
+
+def performance_of(
+    row: AgentRow, model: ModelConfig, used: AgentUsage | None, worked: AgentWork | None
+) -> PerformanceBody:
+    worked = worked or AgentWork(completed=0, failed=0, completed_us=0)
+    stats, total = usage_stats(used), worked.completed + worked.failed
+    seconds = worked.completed_us / worked.completed / 1_000_000 if worked.completed else None
+    return PerformanceBody(
+        agent_id=row.agent_id,
+        agent_name=row.profile.name,
+        period="all_time",
+        status=row.profile.status,
+        overall_score=None,
+        success_rate=worked.completed / total if total else None,
+        average_response_time=seconds,
+        total_tasks=total,
+        completed_tasks=worked.completed,
+        failed_tasks=worked.failed,
+        average_tokens_per_task=stats.total_tokens // total if total else 0,
+        total_tokens_used=stats.total_tokens,
+        total_cost=stats.total_cost,
+        total_requests=stats.total_requests,
+        average_memory_usage=None,
+        average_cpu_usage=None,
+        uptime_percentage=None,
+        runtime=None,
+        llm_info=LlmInfo(provider=model.provider, model_id=model.model_id),
+        raw_performance_metrics=_performance(worked if total else None),
+        raw_model_stats=stats,
+    )
+
+
 def answered(
     answer: AgentAnswer,
     model: ModelConfig,

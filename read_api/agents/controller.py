@@ -19,11 +19,13 @@ from read_api.agents.answers import (
     Message,
     ModelConfigBody,
     ModelUsageBody,
+    PerformanceBody,
     StatsBody,
     StatusBody,
     TypesBody,
     answered,
     body_of,
+    performance_of,
     usage_stats,
 )
 from read_api.agents.bodies import (
@@ -255,6 +257,25 @@ class AgentController(Controller):
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+        return view.response(body)
+
+    @get(
+        "/{agent_id:int}/performance",
+        summary="Read how an agent's steps and model calls went",
+        opt=may("agents:read"),
+    )
+    async def performance(
+        self,
+        agent_id: EntityId,
+        request: ApiRequest,
+    ) -> Response[PerformanceBody]:
+        view = request.view
+        await view.fresh("agents", "runs", "usage")
+        row = await _found(view, agent_id)
+        used = await view.ask(usage_of_agents, [agent_id])
+        worked = await view.ask(work_of_agents, [agent_id])
+        model = await view.model(row.profile.model)
+        body = performance_of(row, model, used.get(agent_id), worked.get(agent_id))
         return view.response(body)
 
 

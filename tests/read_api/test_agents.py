@@ -225,3 +225,29 @@ async def test_making_agents_at_once_is_answered_again_under_its_key(tenant: Ten
     ]
     assert (again.status_code, again.json()) == (201, first.json())
     assert again.headers["idempotent-replayed"] == "true"
+
+
+# Performance.
+
+
+async def test_the_performance_of_an_agent_is_what_was_recorded_of_it(tenant: Tenant) -> None:
+    workflow = await tenant.three_steps()
+    run = await tenant.ended_run(workflow["id"])
+    assert run["status"] == "completed"
+    (agent,) = (await tenant.http.get("/api/agents/")).json()
+    told = (await tenant.http.get(f"/api/agents/{agent['id']}/performance")).json()
+    assert (told["total_tasks"], told["completed_tasks"], told["failed_tasks"]) == (3, 3, 0)
+    assert (told["success_rate"], told["total_requests"]) == (1.0, 3)
+    assert told["average_response_time"] > 0
+    assert told["raw_model_stats"] == agent["model_usage_stats"]
+    assert told["raw_performance_metrics"] == agent["performance_metrics"]
+    assert told["average_tokens_per_task"] == told["total_tokens_used"] // 3
+    assert told["llm_info"] == {"provider": "offline", "model_id": "extractive-bm25"}
+
+
+async def test_of_an_agent_that_has_done_nothing_nothing_is_made_up(tenant: Tenant) -> None:
+    agent = await tenant.agent()
+    told = (await tenant.http.get(f"/api/agents/{agent['id']}/performance")).json()
+    unknown = ("success_rate", "average_response_time", "overall_score", "uptime_percentage")
+    assert [told[name] for name in unknown] == [None] * 4
+    assert (told["total_tasks"], told["total_cost"], told["raw_performance_metrics"]) == (0, 0, {})
