@@ -1,6 +1,6 @@
 """Commands on agents."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias
@@ -295,7 +295,7 @@ def decide_change(state: AgentState, command: ChangeAgent) -> list[agents.AgentE
 
 
 @contextmanager
-def _pointing_to(number: int) -> Iterator[None]:
+def _pointing_to(number: int) -> Generator[None]:
     try:
         yield
     except DomainError as error:
