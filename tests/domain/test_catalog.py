@@ -16,6 +16,7 @@ STORED_NAMES = {
     "AgentChanged": "agent_changed",
     "AgentDeactivated": "agent_deactivated",
     "AgentModelConfigured": "agent_model_configured",
+    "AgentRolledBack": "agent_rolled_back",
     "AgentRegistered": "agent_registered",
     "AgentTagged": "agent_tagged",
     "ApiKeyCreated": "api_key_created",

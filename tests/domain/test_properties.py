@@ -18,6 +18,8 @@ from domain.agents import (
     AgentProfile,
     AgentRegistered,
     ModelConfig,
+    Registered,
+    Unregistered,
 )
 from domain.changes import applied
 from domain.claims import CLAIM, ClaimEvent
@@ -85,6 +87,11 @@ ARGUMENTS: dict[Callable[..., Any], dict[str, st.SearchStrategy[Any]]] = {
     agents.set_status: {
         "agent_id": agent_ids,
         "status": st.sampled_from(["active", "inactive", "training"]),
+    },
+    agents.roll_back: {
+        "agent_id": agent_ids,
+        "version": st.integers(1, 4),
+        "then": made(Registered) | st.just(Unregistered()),
     },
     agents.archive: {"agent_id": agent_ids, "reason": texts},
     claims.claim: {"kind": kinds, "name": names, "holder": holders},
