@@ -380,7 +380,7 @@ def normalized_tags(given: object) -> tuple[str, ...]:
     """Split at commas, trim, drop empty and repeated ones; the first spelling stays.
 
     Repetition ignores case. Anything that is not text, or a list of it, counts
-    as no tags (the original's rule, facts §4.7).
+    as no tags (the original's rule).
     """
     first: dict[str, str] = {}
     for text in _texts(given):
