@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, ClassVar, TypeAlias
 
 import pytest
-from sqlalchemy import BigInteger, Column, Engine, Table, Text, create_engine, delete
+from sqlalchemy import BigInteger, Column, Engine, Table, Text, create_engine, delete, select
 from sqlalchemy.schema import MetaData
 
 from domain.agents import AGENT, AgentId, AgentProfile, AgentRegistered, AgentTagged
@@ -28,7 +28,7 @@ from infra.postgres.connections import sqlalchemy_url
 from infra.postgres.migrations import migrate, secure
 from infra.read_store import digest, open_engine
 from infra.vault import Vault
-from projections.projector import Batch
+from projections.projector import Batch, checkpoints
 from projections.rows import READ_MODELS
 from tests.projections.tables import PROJECTORS
 from tests.strategies import START
@@ -97,6 +97,21 @@ def emptied(engine: Engine) -> None:
 def hashes(engine: Engine) -> dict[str, str]:
     with engine.begin() as connection:
         return {projector.name: digest(connection, projector) for projector in PROJECTORS}
+
+
+def passed(engine: Engine, partition: int) -> list[int]:
+    """Tell how far each projector is in a partition.
+
+    Unlike `standings`, which whoever projects asks, this waits for nobody's lock: a test looks
+    again and again, and a projector may be stopped while it holds one.
+    """
+    where = checkpoints.c.partition == partition
+    with engine.connect() as connection:
+        found = connection.execute(
+            select(checkpoints.c.projector, checkpoints.c.global_position).where(where)
+        )
+        positions: dict[str, int] = dict(found.all())
+    return [positions.get(projector.name, 0) for projector in PROJECTORS]
 
 
 # A history: agents that come and change, runs with model calls, in several workspaces at once.

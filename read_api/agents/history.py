@@ -33,7 +33,8 @@ PAGE_MAX = 1_000
 VersionNumber = Annotated[int, PathParameter(ge=1, le=ID_MAX)]
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX)]
 After = Annotated[int, QueryParameter(ge=0, le=ID_MAX)]
-Since = Annotated[int | None, QueryParameter(ge=0, le=ID_MAX)]
+# Not `ge=0`: Litestar's document leaves a bound of 0 out where there may be nothing.
+Since = Annotated[int | None, QueryParameter(gt=-1, le=ID_MAX)]
 
 
 class VersionEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,17 @@ from infra.postgres.leases import Leases, open_pool
 from infra.projecting import Applier, Slice
 from infra.vault import Vault
 from tests.e2e.installation import ROOT, environment
-from tests.projecting import Fact, hashes, history, in_file, in_postgres, new_rows, pages, until
+from tests.projecting import (
+    Fact,
+    hashes,
+    history,
+    in_file,
+    in_postgres,
+    new_rows,
+    pages,
+    passed,
+    until,
+)
 from tests.projections.tables import PROJECTORS
 
 PARTITIONS = 6
@@ -59,7 +69,6 @@ class Installation:
         self.pool = open_pool(url)
         self._facts: list[Fact] = []
         self._last: dict[int, int] = {}
-        self._applier = Applier(self.engine, PROJECTORS)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, **settings: str) -> "subprocess.Popen[bytes]":
@@ -99,17 +108,17 @@ class Installation:
 
     def is_projected(self) -> bool:
         return all(
-            passed.position >= position
+            there >= position
             for partition, position in self._last.items()
-            for passed in self._applier.standings(partition).values()
+            for there in passed(self.engine, partition)
         )
 
     def has_passed(self, position: int) -> bool:
         """Tell whether some projector has come so far in some partition."""
         return any(
-            passed.position >= position
+            there >= position
             for partition in range(PARTITIONS)
-            for passed in self._applier.standings(partition).values()
+            for there in passed(self.engine, partition)
         )
 
     async def held(self) -> dict[str, int]:

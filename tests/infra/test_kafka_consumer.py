@@ -22,7 +22,17 @@ from infra.postgres.leases import Lease, Leases, open_pool
 from infra.projecting import Applier, PartitionLost, Slice
 from infra.projector_process import ProjectorProcess, Source, guard
 from infra.vault import Vault
-from tests.projecting import Fact, hashes, history, in_file, in_postgres, new_rows, pages, until
+from tests.projecting import (
+    Fact,
+    hashes,
+    history,
+    in_file,
+    in_postgres,
+    new_rows,
+    pages,
+    passed,
+    until,
+)
 from tests.projections.tables import PROJECTORS
 from tests.servers.fixtures import Private
 
@@ -85,8 +95,7 @@ class Installation:
         )
 
     def checkpoint(self, partition: int) -> int:
-        standings = Applier(self.engine, PROJECTORS).standings(partition)
-        return min(passed.position for passed in standings.values())
+        return min(passed(self.engine, partition))
 
     async def rebuilt(self, folder: Path, size: int = 500) -> dict[str, str]:
         """Tell what the log makes of an empty file, in batches of some size."""

@@ -26,7 +26,7 @@ from infra.vault import Vault
 from projections.agents import AgentsProjector, agents
 from projections.projector import checkpoint
 from projections.runs import RunsProjector
-from tests.projecting import Diary, hashes, history, in_postgres, new_rows, pages, until
+from tests.projecting import Diary, hashes, history, in_postgres, new_rows, pages, passed, until
 from tests.projections.tables import PROJECTORS
 
 PARTITIONS = 3
@@ -187,6 +187,4 @@ async def test_readers_and_projectors_go_on_while_read_models_are_rebuilt(
 
 
 def _all_passed(engine: Engine, position: int) -> bool:
-    applier = Applier(engine, PROJECTORS)
-    found = [applier.standings(n) for n in range(PARTITIONS)]
-    return all(passed.position >= position for each in found for passed in each.values())
+    return all(there >= position for n in range(PARTITIONS) for there in passed(engine, n))

@@ -1,5 +1,6 @@
 """The document tells the truth about the routes, and its page needs nobody else's server."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -126,6 +127,20 @@ async def test_what_bodies_refuse_is_documented(document: Any) -> None:
     path = schemas["TicketWanted"]["properties"]["path"]
     assert r"\Z" not in path["pattern"], "ECMA-262 knows none"
     assert schemas["AgentBody"]["properties"]["created_at"]["format"] == "date-time"
+
+
+async def test_whole_numbers_in_urls_have_their_bounds_in_the_document(document: Any) -> None:
+    schemas = [
+        (path, parameter["name"], parameter["schema"])
+        for path, item in document["paths"].items()
+        for operation in item.values()
+        for parameter in operation.get("parameters", ())
+    ]
+    numbers = [each for each in schemas if '"integer"' in json.dumps(each[2])]
+    assert len(numbers) > 20
+    for path, name, schema in numbers:
+        assert {"minimum", "exclusiveMinimum"} & set(schema), (path, name)
+        assert "maximum" in schema, (path, name)
 
 
 async def test_no_two_bodies_share_a_name(document: Any) -> None:
